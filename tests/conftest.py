@@ -1,0 +1,26 @@
+"""Shared fixtures: the sample corpus, and the real Whisper base weights the demo uses too."""
+
+import os
+from pathlib import Path
+
+# Several host devices on few cores: XLA's thread pool must be larger than the device count (see docs/performance.md).
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("NPROC", "16")
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def sample_corpus() -> Path:
+    """The sample corpus in Common Voice's layout."""
+    return REPOSITORY / "sample" / "it"
+
+
+@pytest.fixture(scope="session")
+def base_model_dir() -> Path:
+    """Real Whisper base as a Hugging Face folder, fetched once into the cache."""
+    from jax_train.pretrained import fetch_base
+
+    return fetch_base(REPOSITORY / ".cache" / "models")
