@@ -1,0 +1,172 @@
+"""Every setting of the trainer's side, as frozen dataclasses with Hugging Face's spelling.
+
+Presets are plain values; the resolved config is saved beside every artefact it made.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from data.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperConfig:
+    """Whisper's architecture: the fields of a Hugging Face `config.json` that decide shapes."""
+
+    d_model: int
+    encoder_layers: int
+    encoder_attention_heads: int
+    decoder_layers: int
+    decoder_attention_heads: int
+    encoder_ffn_dim: int
+    decoder_ffn_dim: int
+    vocab_size: int = 51_865
+    num_mel_bins: int = 80
+    max_source_positions: int = 1500
+    max_target_positions: int = 448
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "WhisperConfig":
+        """The architecture of a Hugging Face Whisper folder. Raises `UserError` if it is none."""
+        path = folder / "config.json"
+        if not path.is_file():
+            raise UserError(f"{folder}: no config.json; give a Hugging Face Whisper folder or a hub name")
+        fields = json.loads(path.read_text())
+        if fields.get("model_type") != "whisper":
+            raise UserError(f"{path}: model_type is {fields.get('model_type')!r}, only 'whisper' can be trained")
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in fields]
+        if missing:
+            raise UserError(f"{path}: lacks {', '.join(missing)}; take the config.json of the original model")
+        return cls(**{name: fields[name] for name in names})
+
+
+def _size(d_model: int, layers: int, heads: int, decoder_layers: int | None = None, **other: int) -> WhisperConfig:
+    return WhisperConfig(
+        d_model=d_model,
+        encoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_layers=layers if decoder_layers is None else decoder_layers,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * d_model,
+        decoder_ffn_dim=4 * d_model,
+        **other,
+    )
+
+
+PUBLISHED = {
+    "tiny": _size(384, 4, 6),
+    "base": _size(512, 6, 8),
+    "small": _size(768, 12, 12),
+    "medium": _size(1024, 24, 16),
+    "large": _size(1280, 32, 20),
+    "large-v2": _size(1280, 32, 20),
+    "large-v3": _size(1280, 32, 20, vocab_size=51_866, num_mel_bins=128),
+    "large-v3-turbo": _size(1280, 32, 20, decoder_layers=4, vocab_size=51_866, num_mel_bins=128),
+}
+"""The multilingual Whisper models, sizes as published (arXiv 2212.04356, table 1, and the hub's config.json files)."""
+
+LEARNING_RATES = {
+    "tiny": 3.75e-5,
+    "base": 2.5e-5,
+    "small": 1.25e-5,
+    "medium": 6.25e-6,
+    "large": 4.4e-6,
+    "large-v2": 5e-6,
+    "large-v3": 5e-6,
+    "large-v3-turbo": 5e-6,
+}
+"""Peak learning rates the field fine-tunes with: OpenAI's own training rates / 40."""
+
+
+def learning_rate_for(config: WhisperConfig) -> float:
+    """The field's peak learning rate for an architecture; raises `UserError` for one that was never published."""
+    for name, published in PUBLISHED.items():
+        if (published.d_model, published.decoder_layers) == (config.d_model, config.decoder_layers):
+            return LEARNING_RATES[name]
+    raise UserError(f"no usual learning rate for d_model {config.d_model}: give --learning-rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    shards: Path
+    """Folder written by featurize: one folder per split."""
+    run: Path
+    """Folder for checkpoints, metrics and TensorBoard events; a run found there is continued."""
+    model: str = "openai/whisper-tiny"
+    """Hugging Face Whisper folder, or a name on the hub."""
+    split: str = "train"
+    """Split to train on."""
+    language: str = "it"
+    """Language token the labels carry."""
+    epochs: float = 3.0
+    """Passes over the clips; each clip appears once per pass, as one of its copies."""
+    steps: int = 0
+    """Stop after this many steps; 0: by epochs."""
+    batch_size: int = 16
+    """30 s windows per step, over all devices of all processes."""
+    windows: Literal["packed", "padded"] = "packed"
+    """packed: whole clips end to end until 30 s are full; padded: one clip per window."""
+    timestamps: float = 0.5
+    """Share of packed windows whose labels carry the clips' boundaries as timestamp tokens."""
+    single: float = 0.1
+    """Share of clips that stay alone in their window when packing, so that short-audio behaviour is kept."""
+    learning_rate: float = 0.0
+    """Peak learning rate; 0: the field's for this model size."""
+    warmup: float = 0.1
+    """Share of the steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What follows the warm-up: decay to 0, or none."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay, on matrices only (never on biases, layer norms and positions)."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    beta2: float = 0.98
+    """AdamW's decay of the gradient's square: OpenAI's own for Whisper."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations and matrix products; parameters and optimizer stay float32."""
+    seed: int = 0
+    """Order of clips, windows and copies."""
+    save_steps: int = 500
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    log_steps: int = 1
+    """Steps between rows of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in [
+            ("epochs", self.epochs, self.epochs > 0),
+            ("steps", self.steps, self.steps >= 0),
+            ("batch-size", self.batch_size, self.batch_size > 0),
+            ("timestamps", self.timestamps, 0 <= self.timestamps <= 1),
+            ("single", self.single, 0 <= self.single <= 1),
+            ("learning-rate", self.learning_rate, self.learning_rate >= 0),
+            ("warmup", self.warmup, 0 <= self.warmup <= 1),
+            ("max-grad-norm", self.max_grad_norm, self.max_grad_norm > 0),
+            ("save-steps", self.save_steps, self.save_steps > 0),
+            ("keep", self.keep, self.keep > 0),
+            ("log-steps", self.log_steps, self.log_steps > 0),
+        ]:
+            if not allowed:
+                raise UserError(f"--{name} {value}: see --help for what is allowed")
+
+
+def to_json(config: Any) -> str:
+    """A dataclass as readable JSON; paths as strings."""
+    return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
+
+
+def compilation_cache(folder: Path = Path(".cache/jax")) -> None:
+    """Keep compiled programs in `folder`, so that only the first run of a shape compiles."""
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,241 @@
+"""Whisper in Flax NNX. Attribute names are Hugging Face's, so that a parameter's path is its PyTorch name.
+
+B batch, M mel bins, F mel frames (3000 in 30 s), S encoder positions (1500), L tokens (<= 448), D d_model,
+H heads, K head size, V vocabulary. Source: arXiv 2212.04356; numerics as transformers' `modeling_whisper.py`.
+
+Attention probabilities are recomputed in the backward pass (`jax.checkpoint`): kept, they are most of a training
+step's memory, 72 MB a layer and head-octet in float32 for a 30 s window.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jax_train.config import WhisperConfig
+
+KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which Whisper was trained with
+INITIAL_STDDEV = 0.02  # Hugging Face's init_std
+
+
+class Buffer(nnx.Variable):
+    """An array that belongs to the model and is never trained."""
+
+
+def sinusoids(length: int, channels: int) -> Float[np.ndarray, "S D"]:
+    """The encoder's fixed positions: sines then cosines, timescales from 1 to 10,000."""
+    scale = np.log(10_000) / (channels // 2 - 1)
+    angles_SC = np.arange(length)[:, None] * np.exp(-scale * np.arange(channels // 2))[None, :]
+    return np.concatenate([np.sin(angles_SC), np.cos(angles_SC)], axis=1).astype(np.float32)
+
+
+def attend(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BSHK: Float[Array, "B S H K"],
+    v_BSHK: Float[Array, "B S H K"],
+    is_causal: bool = False,
+    mask_BHLS: Array | None = None,
+) -> Float[Array, "B L H K"]:
+    """Softmax attention, scaled by K^-1/2, the softmax in float32; `mask_BHLS` is True where a key may be seen."""
+    implementation = _attention_implementation(q_BLHK, mask_BHLS)
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BSHK, v_BSHK, mask=mask_BHLS, is_causal=is_causal, implementation=implementation
+    )
+
+
+def _attention_implementation(q_BLHK: Array, mask_BHLS: Array | None) -> str:
+    """cuDNN's fused attention where it exists (half precision on a GPU with compute capability 8.0), else XLA's."""
+    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
+    device = jax.devices()[0]
+    if half and mask_BHLS is None and device.platform == "gpu" and float(device.compute_capability) >= 8.0:
+        return "cudnn"
+    return "xla"
+
+
+class Attention(nnx.Module):
+    """Multi-head attention; as in Whisper, the keys' projection has no bias."""
+
+    def __init__(self, d_model: int, heads: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        linear = _linear(dtype, rngs)
+        self.heads = heads
+        self.q_proj = linear(d_model, d_model)
+        self.k_proj = linear(d_model, d_model, use_bias=False)
+        self.v_proj = linear(d_model, d_model)
+        self.out_proj = linear(d_model, d_model)
+
+    def queries(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H K"]:
+        """Queries by head."""
+        return self._split(self.q_proj(x_BLD))
+
+    def keys_values(self, x_BSD: Float[Array, "B S D"]) -> KeysValues:
+        """Keys and values by head, as a decoder's cache holds them."""
+        return self._split(self.k_proj(x_BSD)), self._split(self.v_proj(x_BSD))
+
+    def output(self, heads_BLHK: Float[Array, "B L H K"]) -> Float[Array, "B L D"]:
+        """The heads' results, joined and projected."""
+        return self.out_proj(heads_BLHK.reshape(*heads_BLHK.shape[:2], -1))
+
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], source_BSD: Float[Array, "B S D"], is_causal: bool = False
+    ) -> Float[Array, "B L D"]:
+        """Attention of `x` to `source`; the probabilities are not kept for the backward pass."""
+        keys_BSHK, values_BSHK = self.keys_values(source_BSD)
+        remembered = jax.checkpoint(attend, static_argnums=(3,))
+        return self.output(remembered(self.queries(x_BLD), keys_BSHK, values_BSHK, is_causal))
+
+    def _split(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H K"]:
+        return x_BLD.reshape(*x_BLD.shape[:2], self.heads, -1)
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and feed-forward, each after a layer norm and added to the stream."""
+
+    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        linear, norm = _linear(dtype, rngs), _norm(config, dtype, rngs)
+        self.self_attn = Attention(config.d_model, config.encoder_attention_heads, dtype, rngs)
+        self.self_attn_layer_norm = norm()
+        self.fc1 = linear(config.d_model, config.encoder_ffn_dim)
+        self.fc2 = linear(config.encoder_ffn_dim, config.d_model)
+        self.final_layer_norm = norm()
+
+    def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The stream after this layer."""
+        normed_BSD = self.self_attn_layer_norm(x_BSD)
+        x_BSD = x_BSD + self.self_attn(normed_BSD, normed_BSD)
+        return x_BSD + self.fc2(_gelu(self.fc1(self.final_layer_norm(x_BSD))))
+
+
+class DecoderLayer(nnx.Module):
+    """Causal self-attention, attention to the encoder, feed-forward."""
+
+    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        linear, norm = _linear(dtype, rngs), _norm(config, dtype, rngs)
+        self.self_attn = Attention(config.d_model, config.decoder_attention_heads, dtype, rngs)
+        self.self_attn_layer_norm = norm()
+        self.encoder_attn = Attention(config.d_model, config.decoder_attention_heads, dtype, rngs)
+        self.encoder_attn_layer_norm = norm()
+        self.fc1 = linear(config.d_model, config.decoder_ffn_dim)
+        self.fc2 = linear(config.decoder_ffn_dim, config.d_model)
+        self.final_layer_norm = norm()
+
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"]
+    ) -> Float[Array, "B L D"]:
+        """The stream after this layer, given the encoder's hidden states."""
+        normed_BLD = self.self_attn_layer_norm(x_BLD)
+        x_BLD = x_BLD + self.self_attn(normed_BLD, normed_BLD, is_causal=True)
+        x_BLD = x_BLD + self.encoder_attn(self.encoder_attn_layer_norm(x_BLD), hidden_BSD)
+        return self.feed_forward(x_BLD)
+
+    def feed_forward(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """The layer's last third."""
+        return x_BLD + self.fc2(_gelu(self.fc1(self.final_layer_norm(x_BLD))))
+
+
+class SinusoidPositions(nnx.Module):
+    """The encoder's positions: in the model's file, but never trained."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        self.embedding = Buffer(jnp.asarray(sinusoids(config.max_source_positions, config.d_model)))
+
+
+class Encoder(nnx.Module):
+    """Log-mel frames to hidden states, one per 20 ms."""
+
+    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.dtype = dtype
+        self.conv1 = _conv(config.num_mel_bins, config.d_model, 1, dtype, rngs)
+        self.conv2 = _conv(config.d_model, config.d_model, 2, dtype, rngs)
+        self.embed_positions = SinusoidPositions(config)
+        self.layers = nnx.List([EncoderLayer(config, dtype, rngs) for _ in range(config.encoder_layers)])
+        self.layer_norm = _norm(config, dtype, rngs)()
+
+    def __call__(self, log_mel_BFM: Float[Array, "B F M"]) -> Float[Array, "B S D"]:
+        """Hidden states of log-mel windows; F is at most 3000, S is F / 2."""
+        x_BSD = _gelu(self.conv2(_gelu(self.conv1(log_mel_BFM))))
+        positions_SD = self.embed_positions.embedding[...]
+        x_BSD = x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype)
+        for layer in self.layers:
+            x_BSD = layer(x_BSD)
+        return self.layer_norm(x_BSD)
+
+
+class Decoder(nnx.Module):
+    """Tokens and the encoder's hidden states to the decoder's hidden states."""
+
+    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.embed_tokens = _embed(config.vocab_size, config.d_model, dtype, rngs)
+        self.embed_positions = _embed(config.max_target_positions, config.d_model, dtype, rngs)
+        self.layers = nnx.List([DecoderLayer(config, dtype, rngs) for _ in range(config.decoder_layers)])
+        self.layer_norm = _norm(config, dtype, rngs)()
+
+    def embed(self, tokens_BL: Int[Array, "B L"], first: int | Int[Array, ""] = 0) -> Float[Array, "B L D"]:
+        """Token plus position embeddings; the first token stands at position `first`."""
+        return self.embed_tokens(tokens_BL) + self.embed_positions(first + jnp.arange(tokens_BL.shape[1]))[None]
+
+    def __call__(
+        self, tokens_BL: Int[Array, "B L"], hidden_BSD: Float[Array, "B S D"]
+    ) -> Float[Array, "B L D"]:
+        """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
+        x_BLD = self.embed(tokens_BL)
+        for layer in self.layers:
+            x_BLD = layer(x_BLD, hidden_BSD)
+        return self.layer_norm(x_BLD)
+
+    def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Float32 scores over the vocabulary: the token embedding is the output matrix too."""
+        return self.embed_tokens.attend(x_BLD).astype(jnp.float32)
+
+
+class Whisper(nnx.Module):
+    """Whisper with fresh random weights; `weights.load_model` fills in published ones.
+
+    Activations are computed in `dtype`, parameters are float32.
+    """
+
+    def __init__(self, config: WhisperConfig, dtype: DTypeLike = jnp.float32, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.encoder = Encoder(config, dtype, rngs)
+        self.decoder = Decoder(config, dtype, rngs)
+
+    def __call__(
+        self, log_mel_BFM: Float[Array, "B F M"], tokens_BL: Int[Array, "B L"]
+    ) -> Float[Array, "B L V"]:
+        """Float32 logits of the token after each of `tokens_BL`."""
+        return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM)))
+
+
+def _gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _linear(dtype: DTypeLike, rngs: nnx.Rngs) -> Callable[..., nnx.Linear]:
+    def build(n_in: int, n_out: int, use_bias: bool = True) -> nnx.Linear:
+        initial = nnx.initializers.normal(INITIAL_STDDEV)
+        return nnx.Linear(n_in, n_out, use_bias=use_bias, dtype=dtype, kernel_init=initial, rngs=rngs)
+
+    return build
+
+
+def _norm(config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Callable[[], nnx.LayerNorm]:
+    def build() -> nnx.LayerNorm:
+        # The fast variance, E[x²] − E[x]², loses the digits that parity with PyTorch needs.
+        return nnx.LayerNorm(
+            config.d_model, epsilon=LAYER_NORM_EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs
+        )
+
+    return build
+
+
+def _conv(n_in: int, n_out: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
+    initial = nnx.initializers.normal(INITIAL_STDDEV)
+    return nnx.Conv(n_in, n_out, (3,), strides=stride, padding=((1, 1),), dtype=dtype, kernel_init=initial, rngs=rngs)
+
+
+def _embed(count: int, d_model: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Embed:
+    return nnx.Embed(count, d_model, dtype=dtype, embedding_init=nnx.initializers.normal(INITIAL_STDDEV), rngs=rngs)
