@@ -1,0 +1,266 @@
+"""The shards' schema, writer and random-access reader.
+
+A record is one clip's features as a `tf.train.Example` in a TFRecord file, so that any TFRecord reader opens the
+shards. Serialization is deterministic: the same clip gives the same bytes in every run. The index beside the shards
+says where each record stands, which makes global shuffling, packing plans and resuming possible without a scan.
+Checking a record's CRC-32C costs a tenth of reading it, so it is never skipped: a flipped bit is named by file, record
+and offset instead of being trained on.
+
+Shapes: F mel frames, M mel bins, L tokens.
+"""
+
+import hashlib
+import json
+import mmap
+import operator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+
+from data.errors import UserError
+from data.tfrecord import Example, RecordError, frame, unframe
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+INDEX = "index.parquet"
+INDEX_TYPES = {
+    "id": pa.string(),
+    "copy": pa.int32(),
+    "shard": pa.int32(),
+    "offset": pa.int64(),
+    "length": pa.int64(),
+    "frames": pa.int32(),
+    "tokens": pa.int32(),
+    "seconds": pa.float32(),
+    "speaker": pa.string(),
+    "augmentations": pa.string(),
+}
+
+
+class ShardError(UserError):
+    """Shards that are missing, damaged or of another kind than asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One clip, or one augmented copy of it."""
+
+    id: str
+    """Stable clip id; for Common Voice the file name."""
+    copy: int
+    """0 as recorded, 1…K augmented."""
+    log_mel_q: UInt8[np.ndarray, "F M"]
+    """The unpadded log-mel in 255 steps, see `data.log_mel.quantize`."""
+    log_mel_max: float
+    """The clip's maximum in Whisper's normalised units."""
+    text: str
+    """The sentence as written."""
+    tokens: tuple[int, ...]
+    """Text tokens of " " + sentence, without special tokens."""
+    speaker: str
+    """Common Voice's client_id."""
+    seconds: float
+    """Duration of the audio behind `log_mel_q`."""
+
+
+def encode(record: Record) -> bytes:
+    """`record` as a serialized `tf.train.Example`."""
+    frames, n_mels = record.log_mel_q.shape
+    example = Example()
+    feature = example.features.feature
+    feature["id"].bytes_list.value.append(record.id.encode())
+    feature["copy"].int64_list.value.append(record.copy)
+    feature["log_mel"].bytes_list.value.append(record.log_mel_q.tobytes())
+    feature["log_mel_max"].float_list.value.append(record.log_mel_max)
+    feature["frames"].int64_list.value.append(frames)
+    feature["n_mels"].int64_list.value.append(n_mels)
+    feature["text"].bytes_list.value.append(record.text.encode())
+    feature["tokens"].int64_list.value.extend(record.tokens)
+    feature["speaker"].bytes_list.value.append(record.speaker.encode())
+    feature["seconds"].float_list.value.append(record.seconds)
+    payload: bytes = example.SerializeToString(deterministic=True)
+    return payload
+
+
+def decode(payload: bytes) -> Record:
+    """The record `encode` was given; its array is a read-only view."""
+    feature = Example.FromString(payload).features.feature
+    frames, n_mels = feature["frames"].int64_list.value[0], feature["n_mels"].int64_list.value[0]
+    return Record(
+        id=feature["id"].bytes_list.value[0].decode(),
+        copy=feature["copy"].int64_list.value[0],
+        log_mel_q=np.frombuffer(feature["log_mel"].bytes_list.value[0], np.uint8).reshape(frames, n_mels),
+        log_mel_max=feature["log_mel_max"].float_list.value[0],
+        text=feature["text"].bytes_list.value[0].decode(),
+        tokens=tuple(feature["tokens"].int64_list.value),
+        speaker=feature["speaker"].bytes_list.value[0].decode(),
+        seconds=feature["seconds"].float_list.value[0],
+    )
+
+
+class ShardWriter:
+    """Writes records to `path`, which appears only when all are in it; until then the file is `path.partial`.
+
+    After a clean exit `rows` holds the index columns of what was written (`offset` is where a record's framing starts,
+    `length` its payload's bytes), `size` the bytes and `sha256` the file's checksum.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self.sha256 = ""
+        names = ("id", "copy", "offset", "length", "frames", "tokens", "seconds", "speaker", "augmentations")
+        self.rows: dict[str, list[Any]] = {name: [] for name in names}
+        self._partial = path.with_name(path.name + ".partial")
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> "ShardWriter":
+        self._file = self._partial.open("wb")
+        return self
+
+    def write(self, record: Record, augmentations: str = "") -> None:
+        """Append `record`; `augmentations` (JSON: what was drawn) goes into the index only."""
+        payload = encode(record)
+        framed = frame(payload)
+        self._file.write(framed)
+        self._digest.update(framed)
+        row = {
+            "id": record.id,
+            "copy": record.copy,
+            "offset": self.size,
+            "length": len(payload),
+            "frames": record.log_mel_q.shape[0],
+            "tokens": len(record.tokens),
+            "seconds": float(np.float32(record.seconds)),
+            "speaker": record.speaker,
+            "augmentations": augmentations,
+        }
+        for name, value in row.items():
+            self.rows[name].append(value)
+        self.size += len(framed)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is not None:
+            self._partial.unlink()
+            return
+        self.sha256 = self._digest.hexdigest()
+        self._partial.replace(self.path)
+
+
+class Shards:
+    """One split's records by position: `len(shards)`, `shards[i]`.
+
+    `index` maps each column's name to a NumPy array with an entry per record, `manifest` is the parsed file.
+    Pickling keeps the folder only; files are opened on first use, so a copy per reader process costs nothing.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.manifest = _read_manifest(self.folder)
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard["bytes"]:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise ShardError(
+                    f"{path} {found}, its manifest says {shard['bytes']}: delete {self.folder} and run featurize again"
+                )
+        self.index = _read_index(self.folder)
+        if len(self) != self.manifest["records"]:
+            raise ShardError(
+                f"{self.folder / INDEX} has {len(self)} rows, the manifest {self.manifest['records']} records: "
+                f"delete {self.folder} and run featurize again"
+            )
+        self._maps: dict[int, mmap.mmap] = {}
+
+    @classmethod
+    def open(cls, shards_dir: Path | str, split: str) -> "Shards":
+        """The shards of `split` in `shards_dir`."""
+        shards_dir = Path(shards_dir)
+        if not shards_dir.is_dir():
+            raise ShardError(f"no shards: {shards_dir} is not a folder; make them with `make featurize`")
+        if not (shards_dir / split / MANIFEST).is_file():
+            there = sorted(path.parent.name for path in shards_dir.glob(f"*/{MANIFEST}"))
+            unfinished = " (it is not finished: run featurize again)" if (shards_dir / split).is_dir() else ""
+            raise ShardError(
+                f"{shards_dir} has no split {split!r}{unfinished}; there are: {', '.join(there) or 'none'}"
+            )
+        return cls(shards_dir / split)
+
+    def __len__(self) -> int:
+        return len(self.index["id"])
+
+    def __getitem__(self, position: int) -> Record:
+        position = operator.index(position)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"record {position} of {len(self)}")
+        number = int(self.index["shard"][position])
+        offset, length = int(self.index["offset"][position]), int(self.index["length"][position])
+        try:
+            return decode(unframe(self._map(number), offset, length))
+        except RecordError as error:
+            path = self.folder / self.manifest["shards"][number]["file"]
+            raise ShardError(
+                f"{path}: record {self.index['id'][position]} copy {self.index['copy'][position]} at byte {offset}: "
+                f"{error}; delete {self.folder} and run featurize again"
+            ) from error
+
+    def _map(self, number: int) -> mmap.mmap:
+        if number not in self._maps:
+            with (self.folder / self.manifest["shards"][number]["file"]).open("rb") as file:
+                self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"Shards({str(self.folder)!r})"
+
+
+def write_index(folder: Path, columns: dict[str, list[Any]]) -> None:
+    """Write `columns` (every name of `INDEX_TYPES`) as the folder's index."""
+    table = pa.table({name: pa.array(columns[name], kind) for name, kind in INDEX_TYPES.items()})
+    partial = folder / f"{INDEX}.partial"
+    pq.write_table(table, partial)
+    partial.replace(folder / INDEX)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ShardError(f"{folder} holds no finished shards ({MANIFEST} is missing): run featurize") from None
+    except ValueError as error:
+        raise ShardError(f"{path} is not JSON ({error}): delete {folder} and run featurize again") from error
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ShardError(
+            f"{path}: format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}: "
+            f"delete {folder} and run featurize again"
+        )
+    return manifest
+
+
+def _read_index(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / INDEX
+    try:
+        table = pq.read_table(path)
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise ShardError(f"{path} cannot be read ({error}): delete {folder} and run featurize again") from error
+    missing = INDEX_TYPES.keys() - set(table.column_names)
+    if missing:
+        raise ShardError(f"{path} lacks the columns {sorted(missing)}: delete {folder} and run featurize again")
+    return {name: table[name].to_numpy() for name in INDEX_TYPES}

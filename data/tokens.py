@@ -1,0 +1,25 @@
+"""A sentence's text tokens, exactly as Whisper itself would write them.
+
+Whisper's transcripts begin with a space after the prompt; the usual recipe forgets it and teaches a first token the
+model never wrote. Special tokens are not stored: training adds them, so that one
+set of shards serves prompts with and without timestamps.
+"""
+
+from tokenizers import Tokenizer
+
+from data.model_files import model_file
+
+# The decoder has 448 positions; five of them are <|startoftranscript|>, <|it|>, <|transcribe|> and two timestamps.
+MAX_TEXT_TOKENS = 443
+
+
+def load_tokenizer(model: str) -> Tokenizer:
+    """The tokenizer of a Hugging Face Whisper folder or hub name."""
+    return Tokenizer.from_file(str(model_file(model, "tokenizer.json")))
+
+
+def text_tokens(tokenizer: Tokenizer, sentence: str) -> list[int]:
+    """Tokens of `sentence` after a space, without special tokens; text that spells one (<|…|>) is not taken for it."""
+    tokenizer.encode_special_tokens = True
+    tokens: list[int] = tokenizer.encode(" " + sentence.strip(), add_special_tokens=False).ids
+    return tokens
