@@ -2,9 +2,6 @@
 
 B batch, M mel bins, F mel frames (3000 in 30 s), S encoder positions (1500), L tokens (<= 448), D d_model,
 H heads, K head size, V vocabulary. Source: arXiv 2212.04356; numerics as transformers' `modeling_whisper.py`.
-
-Attention probabilities are recomputed in the backward pass (`jax.checkpoint`): kept, they are most of a training
-step's memory, 72 MB a layer and head-octet in float32 for a 30 s window.
 """
 
 from collections.abc import Callable
@@ -16,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jax_train.attention import attend
 from jax_train.config import WhisperConfig
 
 KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
@@ -32,29 +30,6 @@ def sinusoids(length: int, channels: int) -> Float[np.ndarray, "S D"]:
     scale = np.log(10_000) / (channels // 2 - 1)
     angles_SC = np.arange(length)[:, None] * np.exp(-scale * np.arange(channels // 2))[None, :]
     return np.concatenate([np.sin(angles_SC), np.cos(angles_SC)], axis=1).astype(np.float32)
-
-
-def attend(
-    q_BLHK: Float[Array, "B L H K"],
-    k_BSHK: Float[Array, "B S H K"],
-    v_BSHK: Float[Array, "B S H K"],
-    is_causal: bool = False,
-    mask_BHLS: Array | None = None,
-) -> Float[Array, "B L H K"]:
-    """Softmax attention, scaled by K^-1/2, the softmax in float32; `mask_BHLS` is True where a key may be seen."""
-    implementation = _attention_implementation(q_BLHK, mask_BHLS)
-    return jax.nn.dot_product_attention(
-        q_BLHK, k_BSHK, v_BSHK, mask=mask_BHLS, is_causal=is_causal, implementation=implementation
-    )
-
-
-def _attention_implementation(q_BLHK: Array, mask_BHLS: Array | None) -> str:
-    """cuDNN's fused attention where it exists (half precision on a GPU with compute capability 8.0), else XLA's."""
-    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
-    device = jax.devices()[0]
-    if half and mask_BHLS is None and device.platform == "gpu" and float(device.compute_capability) >= 8.0:
-        return "cudnn"
-    return "xla"
 
 
 class Attention(nnx.Module):
@@ -83,10 +58,8 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BLD: Float[Array, "B L D"], source_BSD: Float[Array, "B S D"], is_causal: bool = False
     ) -> Float[Array, "B L D"]:
-        """Attention of `x` to `source`; the probabilities are not kept for the backward pass."""
-        keys_BSHK, values_BSHK = self.keys_values(source_BSD)
-        remembered = jax.checkpoint(attend, static_argnums=(3,))
-        return self.output(remembered(self.queries(x_BLD), keys_BSHK, values_BSHK, is_causal))
+        """Attention of `x` to `source`."""
+        return self.output(attend(self.queries(x_BLD), *self.keys_values(source_BSD), is_causal))
 
     def _split(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H K"]:
         return x_BLD.reshape(*x_BLD.shape[:2], self.heads, -1)

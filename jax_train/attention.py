@@ -1,0 +1,93 @@
+"""Softmax attention that never keeps its probabilities, by the fastest way each device has.
+
+Kept for the backward pass, the probabilities are most of a training step's memory (72 MB a layer and window for eight
+heads in float32). A GPU has cuDNN's fused kernel for that. On the CPU one head at a time is faster than all at once,
+because its 1500 × 1500 scores stay in the cache: 0.12 s against 0.6 s for XLA's batched form and 0.17 s for PyTorch's
+fused one (base, two windows, two cores; `benchmarks/attention.py`).
+
+B batch, L query positions, S key positions, H heads, K head size.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+CUDNN_COMPUTE_CAPABILITY = 8.0  # Ampere; older GPUs have no fused attention
+
+
+def attend(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BSHK: Float[Array, "B S H K"],
+    v_BSHK: Float[Array, "B S H K"],
+    is_causal: bool = False,
+) -> Float[Array, "B L H K"]:
+    """Softmax attention scaled by K^-1/2, the softmax in float32; causal: query l sees keys 0 to l."""
+    if jax.default_backend() == "cpu":
+        return _attend_by_head(q_BLHK, k_BSHK, v_BSHK, is_causal)
+    fused = functools.partial(
+        jax.nn.dot_product_attention, is_causal=is_causal, implementation="cudnn" if _has_cudnn(q_BLHK) else "xla"
+    )
+    return jax.checkpoint(fused)(q_BLHK, k_BSHK, v_BSHK)
+
+
+def _has_cudnn(q_BLHK: Array) -> bool:
+    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
+    device = jax.devices()[0]
+    return half and device.platform == "gpu" and float(device.compute_capability) >= CUDNN_COMPUTE_CAPABILITY
+
+
+def _attend_by_head(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, is_causal: bool) -> Array:
+    batch, _, heads, size = q_BLHK.shape
+
+    def by_head(x_BLHK: Array) -> Array:
+        return jnp.swapaxes(x_BLHK, 1, 2).reshape(batch * heads, -1, size)
+
+    scaled_BLHK = q_BLHK * jnp.asarray(size**-0.5, q_BLHK.dtype)
+    one_head = functools.partial(_one_head, is_causal)
+    out_NLK = jax.lax.map(
+        lambda qkv: one_head(*qkv), (by_head(scaled_BLHK), by_head(k_BSHK), by_head(v_BSHK))
+    )
+    return jnp.swapaxes(out_NLK.reshape(batch, heads, -1, size), 1, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _one_head(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) -> Array:
+    return _one_head_forward(is_causal, q_LK, k_SK, v_SK)[0]
+
+
+def _one_head_forward(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) -> tuple[Array, tuple[Array, ...]]:
+    scores_LS = _scores(is_causal, q_LK, k_SK)
+    top_L1 = scores_LS.max(-1, keepdims=True)
+    weights_LS = jnp.exp(scores_LS - top_L1)
+    total_L1 = weights_LS.sum(-1, keepdims=True)
+    out_LK = _dot(weights_LS.astype(v_SK.dtype), v_SK) / total_L1
+    out_LK = out_LK.astype(q_LK.dtype)
+    return out_LK, (q_LK, k_SK, v_SK, out_LK, top_L1 + jnp.log(total_L1))
+
+
+def _one_head_backward(is_causal: bool, kept: tuple[Array, ...], grad_LK: Array) -> tuple[Array, Array, Array]:
+    """Gradients from the output and the log of the softmax's denominator (arXiv 2205.14135, algorithm 4)."""
+    q_LK, k_SK, v_SK, out_LK, log_total_L1 = kept
+    dtype = q_LK.dtype
+    p_LS = jnp.exp(_scores(is_causal, q_LK, k_SK) - log_total_L1)
+    row_L1 = (grad_LK.astype(jnp.float32) * out_LK.astype(jnp.float32)).sum(-1, keepdims=True)
+    grad_scores_LS = (p_LS * (_dot(grad_LK, v_SK.T) - row_L1)).astype(dtype)
+    grad_q_LK = _dot(grad_scores_LS, k_SK).astype(dtype)
+    grad_k_SK = _dot(grad_scores_LS.T, q_LK).astype(dtype)
+    return grad_q_LK, grad_k_SK, _dot(p_LS.astype(dtype).T, grad_LK).astype(dtype)
+
+
+def _scores(is_causal: bool, q_LK: Array, k_SK: Array) -> Array:
+    scores_LS = _dot(q_LK, k_SK.T)
+    if is_causal:
+        scores_LS = jnp.where(jnp.tril(jnp.ones(scores_LS.shape, bool)), scores_LS, -jnp.inf)
+    return scores_LS
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+_one_head.defvjp(_one_head_forward, _one_head_backward)
