@@ -212,3 +212,18 @@ def _conv(n_in: int, n_out: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) 
 
 def _embed(count: int, d_model: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Embed:
     return nnx.Embed(count, d_model, dtype=dtype, embedding_init=nnx.initializers.normal(INITIAL_STDDEV), rngs=rngs)
+
+
+Params = dict[str, Array]
+
+
+def functional(model: Whisper) -> tuple[Params, Callable[[Params], Whisper]]:
+    """A model's trainable parameters by dotted path, and what builds the model again from such parameters."""
+    definition, params, buffers = nnx.split(model, nnx.Param, ...)
+    variables = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(params)}
+
+    def build(values: Params) -> Whisper:
+        flat = {path: variable.replace(values[name]) for name, (path, variable) in variables.items()}
+        return nnx.merge(definition, nnx.from_flat_state(flat), buffers)
+
+    return {name: variable[...] for name, (_, variable) in variables.items()}, build

@@ -1,0 +1,109 @@
+"""Shards to device batches, by Grain: random access over the index, a prefetching thread, a resumable position.
+
+The sequence of global batches depends on (seed, epoch, global batch size) alone: each process takes its own columns
+of it, however many there are.
+"""
+
+import dataclasses
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from data.errors import UserError
+from data.records import Shards
+from jax_train.config import TrainConfig
+from jax_train.windows import EpochPlan, Prompt, Window, assemble, label_length, plan_epoch
+
+PREFETCHED_BATCHES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """All windows of a run, epoch by epoch."""
+
+    epochs: list[EpochPlan]
+    label_length: int
+    """L, the same for every window of the run."""
+    steps: int
+    """Global batches to train on; an epoch's last one is completed with empty windows."""
+    batch_size: int
+
+    def steps_per_epoch(self) -> list[int]:
+        """Global batches of each planned epoch."""
+        return [-(-len(epoch) // self.batch_size) for epoch in self.epochs]
+
+    def window(self, step: int, column: int) -> tuple[np.ndarray, bool]:
+        """Index rows of the clips in a global batch's window, none past an epoch's end; whether it has timestamps."""
+        ends = np.cumsum(self.steps_per_epoch())
+        number = int(np.searchsorted(ends, step, side="right"))
+        epoch = self.epochs[number]
+        window = (step - (int(ends[number - 1]) if number else 0)) * self.batch_size + column
+        if window >= len(epoch):
+            return np.zeros(0, np.int64), False
+        return epoch.rows[window], bool(epoch.timestamps[window])
+
+    def rows_of_step(self, step: int) -> np.ndarray:
+        """Index rows of all the clips of a global batch."""
+        return np.concatenate([self.window(step, column)[0] for column in range(self.batch_size)])
+
+
+def plan_run(index: dict[str, np.ndarray], config: TrainConfig) -> RunPlan:
+    """The plan for `config.steps` steps, or for `config.epochs` passes over the clips."""
+
+    def plan(epoch: int, **limit: int) -> EpochPlan:
+        return plan_epoch(
+            index,
+            seed=config.seed,
+            epoch=epoch,
+            windows=config.windows,
+            timestamps=config.timestamps,
+            single=config.single,
+            **limit,
+        )
+
+    if not len(index["id"]):
+        raise UserError(f"{config.shards}: the {config.split} split holds no clip; see its rejected.tsv")
+    length = label_length(plan(0), index)
+    epochs: list[EpochPlan] = []
+    steps = 0.0
+    while len(epochs) < config.epochs if not config.steps else steps < config.steps:
+        epochs.append(plan(len(epochs), max_tokens=length))
+        share = 1.0 if config.steps else min(1.0, config.epochs - (len(epochs) - 1))
+        steps += share * -(-len(epochs[-1]) // config.batch_size)
+    return RunPlan(epochs, length, config.steps or max(1, round(steps)), config.batch_size)
+
+
+class Windows:
+    """Random access to this process's windows of a run, in training order."""
+
+    def __init__(self, shards: Shards, plan: RunPlan, prompt: Prompt, process: int = 0, processes: int = 1) -> None:
+        if plan.batch_size % processes:
+            raise UserError(f"--batch-size {plan.batch_size} does not divide by {processes} processes")
+        self._shards, self._plan, self._prompt = shards, plan, prompt
+        self._n_mels = int(shards.manifest["n_mels"])
+        self.local_batch = plan.batch_size // processes
+        self._first = process * self.local_batch
+
+    def __len__(self) -> int:
+        return self._plan.steps * self.local_batch
+
+    def __getitem__(self, position: int) -> Window:
+        step, column = divmod(int(position), self.local_batch)
+        rows, stamps = self._plan.window(step, self._first + column)
+        records = [self._shards[int(row)] for row in rows]
+        return assemble(records, stamps, self._prompt, self._n_mels, self._plan.label_length)
+
+
+def batches(windows: Windows) -> Any:
+    """A Grain iterator over this process's part of the global batches; `get_state` and `set_state` resume it."""
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCHED_BATCHES)
+    return iter(grain.MapDataset.source(windows).batch(windows.local_batch).to_iter_dataset(options))
+
+
+def to_devices(batch: Window, mesh: Mesh) -> Window:
+    """The process's batch as global arrays, split over the mesh's `data` axis."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return Window(*(jax.make_array_from_process_local_data(sharding, array) for array in batch))

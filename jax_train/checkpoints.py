@@ -1,0 +1,92 @@
+"""Orbax checkpoints of a run: state, data position and step, committed by rename, the newest kept.
+
+A run's folder is self-contained: `checkpoints/<step>/`, `config.json`, `metrics.jsonl`, `tensorboard/`, and `model/`
+with the small files of the model it started from (architecture, tokenizer, generation settings), which evaluation and
+export need beside the parameters.
+"""
+
+import base64
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from data.errors import UserError
+from jax_train.config import WhisperConfig
+from jax_train.model import Whisper, functional
+from jax_train.step import TrainState
+
+SMALL_FILES = ("*.json", "*.txt")
+WEIGHT_INDEX = "*.index.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run; use as a context manager, so that pending writes are finished."""
+
+    def __init__(self, run: Path, keep: int = 1) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(
+            (run / "checkpoints").absolute(), options=options, item_names=("state", "data")
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, data_state: bytes | dict[str, Any]) -> None:
+        """Start writing the state under its step; the files are under their final name only when complete."""
+        data = {"bytes": base64.b64encode(data_state).decode()} if isinstance(data_state, bytes) else data_state
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), data=ocp.args.JsonSave(data))
+        self._manager.save(int(state.step), args=args)
+
+    def restore(self, like: TrainState) -> tuple[TrainState, bytes | dict[str, Any]]:
+        """The newest checkpoint in the shapes and shardings of `like`, and the data iterator's state."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        found = self._manager.restore(self.latest(), args=args)
+        data = found.data
+        return TrainState(**found.state), base64.b64decode(data["bytes"]) if "bytes" in data else data
+
+
+def copy_small_files(source: Path, target: Path) -> None:
+    """Architecture, tokenizer and settings of a model folder, without its weights."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in SMALL_FILES:
+        for path in source.glob(pattern):
+            if not path.match(WEIGHT_INDEX):
+                shutil.copyfile(path, target / path.name)
+
+
+def run_model_folder(run: Path) -> Path:
+    """RUN/model: the small files of the run's model. Raises `UserError` where RUN is no run."""
+    folder = run / "model"
+    if not folder.is_dir():
+        raise UserError(f"{run}: not a run folder (no model/ in it); give the RUN of a `make train`")
+    return folder
+
+
+def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
+    """The newest checkpoint's model, computing in `dtype`, and its step."""
+    config = WhisperConfig.from_folder(run_model_folder(run))
+    params, build = functional(Whisper(config, dtype, rngs=nnx.Rngs(0)))
+    folder = (run / "checkpoints").absolute()
+    manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True, create=False))
+    step = manager.latest_step() if folder.is_dir() else None
+    if step is None:
+        raise UserError(f"{run}: no complete checkpoint in it; run `make train` with this RUN first")
+    abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, params)}
+    path = folder / str(step) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        found = checkpointer.restore(path, args=ocp.args.PyTreeRestore(abstract, partial_restore=True))
+    return build(found["params"]), step

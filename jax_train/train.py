@@ -1,0 +1,147 @@
+"""The command that fine-tunes: devices → data → model → optimizer → restore → loop, read from top to bottom.
+
+Order in a step: batch, step, check, log, checkpoint. A run found in RUN is continued where its newest checkpoint
+stands, and refused where what it computes would change.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from data.errors import UserError, command
+from data.records import Shards
+from data.tokens import load_tokenizer
+from jax_train import batches as data_batches
+from jax_train.checkpoints import Checkpoints, copy_small_files
+from jax_train.config import TrainConfig, compilation_cache, learning_rate_for
+from jax_train.model import functional
+from jax_train.pretrained import model_folder
+from jax_train.runlog import SUMMARY, RunLog, write_json
+from jax_train.step import (
+    Metrics,
+    TrainState,
+    data_mesh,
+    learning_rate_schedule,
+    make_optimizer,
+    make_train_step,
+    replicate,
+)
+from jax_train.weights import load_model
+from jax_train.windows import Prompt
+
+MAY_CHANGE = {"run", "shards", "model", "save_steps", "keep", "log_steps"}
+"""Settings that a resumed run may have otherwise: they do not change what it computes (data and model are checked)."""
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train to the end, and return the last step's metrics with the run's speed."""
+    # 1. Devices
+    mesh = data_mesh()
+    if config.batch_size % mesh.size:
+        raise UserError(f"--batch-size {config.batch_size} does not divide by {mesh.size} devices")
+
+    # 2. Data
+    shards = Shards.open(config.shards, config.split)
+    folder = model_folder(config.model)
+    prompt = Prompt.of(load_tokenizer(str(folder)), config.language)
+    plan = data_batches.plan_run(shards.index, config)
+    windows = data_batches.Windows(shards, plan, prompt, jax.process_index(), jax.process_count())
+    iterator = data_batches.batches(windows)
+
+    # 3. Model
+    model = load_model(folder, jnp.dtype(config.compute_dtype))
+    if model.config.num_mel_bins != shards.manifest["n_mels"]:
+        raise UserError(
+            f"{config.shards}: features of {shards.manifest['n_mels']} mel bins, {config.model} takes "
+            f"{model.config.num_mel_bins}; run `make featurize` with MODEL={config.model}"
+        )
+    params, build = functional(model)
+
+    # 4. Optimizer and step
+    peak = config.learning_rate or learning_rate_for(model.config)
+    schedule = learning_rate_schedule(config, peak, plan.steps)
+    optimizer = make_optimizer(config, schedule)
+    state = replicate(TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
+    train_step = make_train_step(build, optimizer, mesh)
+
+    # 5. Restore
+    prepare_run(config, folder, shards)
+    with Checkpoints(config.run, config.keep) as checkpoints:
+        if checkpoints.latest() is not None:
+            state, data_state = checkpoints.restore(state)
+            iterator.set_state(data_state)
+        first = int(state.step)
+        if first >= plan.steps:
+            print(f"{config.run}: already trained, {first} steps; give another RUN to train anew")
+            return json.loads((config.run / SUMMARY).read_text())
+
+        # 6. Loop
+        with RunLog(config.run, first, plan.steps) as log:
+            for step in range(first, plan.steps):
+                asked = time.perf_counter()
+                batch = data_batches.to_devices(next(iterator), mesh)
+                waited = time.perf_counter() - asked
+                state, metrics = train_step(state, batch)
+                values = {name: float(value) for name, value in metrics._asdict().items()}  # waits for the step
+                values["learning_rate"] = float(schedule(step))
+                rows = plan.rows_of_step(step)
+                check_finite(step + 1, values, shards.index["id"][rows].tolist())
+                last = step + 1 == plan.steps
+                speech = float(shards.index["seconds"][rows].sum())
+                log.step(step + 1, values, speech, waited, write=last or (step + 1) % config.log_steps == 0)
+                if last or (step + 1) % config.save_steps == 0:
+                    checkpoints.save(state, iterator.get_state())
+            return log.summary()
+
+
+def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> None:
+    """Stop at a loss or gradient that is no number: raises `UserError` with step, learning rate and clips."""
+    if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+        raise UserError(
+            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']} at learning rate "
+            f"{values['learning_rate']:.3g}, clips {', '.join(map(str, clip_ids))}; lower --learning-rate, or leave "
+            "these clips out; the run continues from its newest checkpoint"
+        )
+
+
+def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
+    """Make RUN's folder, or check that the run found there computes the same. Raises `UserError` with the difference."""
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings["data"] = hashlib.sha256(json.dumps(shards.manifest, sort_keys=True).encode()).hexdigest()
+    settings["architecture"] = json.loads((folder / "config.json").read_text())["d_model"]
+    path = config.run / "config.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        names = sorted((before.keys() | settings.keys()) - MAY_CHANGE)
+        changed = [
+            f"{name} {before.get(name)} → {settings.get(name)}" for name in names if before.get(name) != settings.get(name)
+        ]
+        if changed:
+            raise UserError(f"{config.run}: holds another run: {'; '.join(changed)}; give another RUN, or these settings")
+        return
+    copy_small_files(folder, config.run / "model")
+    write_json(path, settings)
+
+
+@command
+def main() -> None:
+    config = tyro.cli(TrainConfig, description=__doc__)
+    compilation_cache()
+    found = train(config)
+    print(
+        f"trained {found['step']} steps, loss {found['loss']:.3f}, "
+        f"{found['speech_seconds_per_second']:.1f} seconds of speech per second "
+        f"(first step, with compilation: {found['first_step_seconds']:.0f} s)\n{config.run}"
+    )
+
+
+if __name__ == "__main__":
+    main()
