@@ -1,0 +1,83 @@
+"""A Hugging Face Whisper folder, loaded by transformers and checked: nothing missing, nothing left over.
+
+`from_pretrained` alone fills a missing weight with random numbers and goes on; here that is an error.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import WhisperForConditionalGeneration
+from transformers.utils import logging
+
+from serving.errors import UserError
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+EXPECTED = "give a Hugging Face Whisper folder, such as `make export` writes"
+
+
+class ModelError(UserError):
+    """The folder does not hold a whole Whisper model."""
+
+
+def quiet_transformers() -> None:
+    """Leaves standard error to our own lines: no progress bar of weights, no advice meant for developers."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load_model(folder: Path, dtype: torch.dtype, needs: tuple[str, ...] = ()) -> WhisperForConditionalGeneration:
+    """The model in `folder`, in evaluation mode on the CPU.
+
+    `needs` are further files the caller will read from the folder. Raises `ModelError` when the folder or a file is not
+    there, is not Whisper's, or when the weights are not exactly those its config asks for.
+    """
+    _check_folder(folder, needs)
+    try:
+        model, report = WhisperForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are reported below, all of them, rather than raised
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: transformers cannot load it ({_first_line(error)}); export the model again"
+        ) from error
+    wrong = {kind: sorted(map(str, report[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
+    if any(wrong.values()):
+        said = "; ".join(f"{len(names)} {kind}: {', '.join(names[:3])}" for kind, names in wrong.items() if names)
+        raise ModelError(
+            f"{folder}: its weights are not those its config.json asks for ({said}); export the model again"
+        )
+    return model.eval()
+
+
+def _check_folder(folder: Path, needs: tuple[str, ...]) -> None:
+    """Raises `ModelError` unless `folder` looks like a Hugging Face Whisper folder with weights and all of `needs`."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; {EXPECTED}")
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ModelError(
+            f"{folder}: holds no config.json; give a Hugging Face Whisper folder, such as `make export` writes"
+        )
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{config_path}: is not JSON ({error}); export the model again") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != "whisper":
+        raise ModelError(f"{config_path}: model_type is {model_type!r}, only 'whisper' can be served")
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise ModelError(f"{folder}: holds no weights ({' or '.join(WEIGHTS)}); export the model again")
+    absent = [name for name in needs if not (folder / name).is_file()]
+    if absent:
+        raise ModelError(f"{folder}: holds no {', '.join(absent)}; export the model again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
