@@ -8,9 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-
 from data.errors import UserError
 
 MEL_BINS = (80, 128)
@@ -29,6 +26,14 @@ def model_file(model: str, name: str) -> Path:
         return folder / name
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise ModelError(f"no model: {model} is neither a folder nor a hub name such as openai/whisper-base")
+    return _fetch(model, name)
+
+
+def _fetch(model: str, name: str) -> Path:
+    # Imported here: it takes half a second, which every worker process would pay.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
     try:
         return Path(hf_hub_download(model, name))
     except RepositoryNotFoundError:

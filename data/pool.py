@@ -1,0 +1,114 @@
+"""Shard jobs in a pool of processes, one thread each, with progress.
+
+Processes are spawned, not forked: a fork copies the locks of the threads that Arrow, BLAS and the tokenizer start. Each
+gets one BLAS thread, because more only fight over the cores the other workers use. A worker ends when its parent does,
+so a killed run leaves nobody who still writes.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from data.errors import UserError
+from data.shard_jobs import ShardJob, ShardResult, write_shard
+
+POLL_SECONDS = 0.2
+CLIPS, SECONDS, STOP = range(3)  # the shared counters: clips done, seconds of speech written, 1 to stop
+
+_counters: Any = None  # in a worker: the run's shared counters
+
+
+class StopError(Exception):
+    """The parent asked this worker to stop."""
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(jobs: dict[int, ShardJob], workers: int, skipped_clips: int) -> Iterator[tuple[int, ShardResult]]:
+    """Each of `jobs` (by number) as it is done, in any order, under a progress bar that starts at `skipped_clips`."""
+    total = skipped_clips + sum(len(job.clips) for job in jobs.values())
+    context = multiprocessing.get_context("spawn")
+    counters = context.Array("d", 3)
+    with _one_thread_each(), tqdm(total=total, initial=skipped_clips, unit="clip", smoothing=0.1) as bar:
+        # More processes than jobs would only start and wait.
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counters,))
+        try:
+            pending = {pool.submit(_run_job, job): number for number, job in jobs.items()}
+            while pending:
+                done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                _show(bar, skipped_clips, counters.get_obj())
+                yield from _finished(done, pending)
+        finally:
+            counters.get_obj()[STOP] = 1
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(
+    done: set[Future[ShardResult]], pending: dict[Future[ShardResult], int]
+) -> Iterator[tuple[int, ShardResult]]:
+    for future in done:
+        try:
+            yield pending.pop(future), future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps for want of memory: run the same command again to continue, "
+                "with fewer --workers"
+            ) from None
+
+
+def _show(bar: Any, skipped_clips: int, counters: Any) -> None:
+    bar.set_postfix_str(f"{counters[SECONDS] / max(bar.format_dict['elapsed'], 1e-9):,.0f} × real time", refresh=False)
+    bar.update(skipped_clips + int(counters[CLIPS]) - bar.n)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started within see one thread for BLAS and OpenMP."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _start_worker(counters: Any) -> None:
+    global _counters
+    _counters = counters
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_job(job: ShardJob) -> ShardResult:
+    return write_shard(job, _progress)
+
+
+def _progress(seconds: float) -> None:
+    if _counters.get_obj()[STOP]:
+        raise StopError
+    with _counters.get_lock():
+        _counters[CLIPS] += 1
+        _counters[SECONDS] += seconds
