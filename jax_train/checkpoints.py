@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from data.errors import UserError
@@ -79,7 +78,7 @@ def run_model_folder(run: Path) -> Path:
 def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     """The newest checkpoint's model, computing in `dtype`, and its step."""
     config = WhisperConfig.from_folder(run_model_folder(run))
-    params, build = functional(Whisper(config, dtype, rngs=nnx.Rngs(0)))
+    params, build = functional(Whisper(config, dtype))
     folder = (run / "checkpoints").absolute()
     manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True, create=False))
     step = manager.latest_step() if folder.is_dir() else None

@@ -4,7 +4,9 @@ B batch, M mel bins, F mel frames (3000 in 30 s), S encoder positions (1500), L 
 H heads, K head size, V vocabulary. Source: arXiv 2212.04356; numerics as transformers' `modeling_whisper.py`.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +34,64 @@ def sinusoids(length: int, channels: int) -> Float[np.ndarray, "S D"]:
     return np.concatenate([np.sin(angles_SC), np.cos(angles_SC)], axis=1).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Builds the model's layers: float32 parameters, computing in `dtype`; without `rngs` their shapes alone.
+
+    Shapes alone, because tracing the random initial values of a large model takes minutes that loading throws away.
+    """
+
+    dtype: DTypeLike
+    rngs: nnx.Rngs | None
+
+    def linear(self, n_in: int, n_out: int, use_bias: bool = True) -> nnx.Linear:
+        """A matrix and a bias."""
+        return nnx.Linear(n_in, n_out, use_bias=use_bias, **self._weights())
+
+    def conv(self, n_in: int, n_out: int, stride: int) -> nnx.Conv:
+        """A convolution three frames wide."""
+        return nnx.Conv(n_in, n_out, (3,), strides=stride, padding=((1, 1),), **self._weights())
+
+    def norm(self, d_model: int) -> nnx.LayerNorm:
+        """A layer norm; its fast variance, E[x²] − E[x]², would lose the digits that parity with PyTorch needs."""
+        ones = self._or_shape(nnx.initializers.ones_init())
+        zeros = self._or_shape(nnx.initializers.zeros_init())
+        return nnx.LayerNorm(
+            d_model,
+            epsilon=LAYER_NORM_EPSILON,
+            use_fast_variance=False,
+            dtype=self.dtype,
+            scale_init=ones,
+            bias_init=zeros,
+            rngs=self.rngs or nnx.Rngs(0),
+        )
+
+    def embed(self, count: int, d_model: int) -> nnx.Embed:
+        """A table of vectors."""
+        initial = self._or_shape(nnx.initializers.normal(INITIAL_STDDEV))
+        return nnx.Embed(count, d_model, dtype=self.dtype, embedding_init=initial, rngs=self.rngs or nnx.Rngs(0))
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "dtype": self.dtype,
+            "kernel_init": self._or_shape(nnx.initializers.normal(INITIAL_STDDEV)),
+            "bias_init": self._or_shape(nnx.initializers.zeros_init()),
+            "rngs": self.rngs or nnx.Rngs(0),
+        }
+
+    def _or_shape(self, initializer: Callable[..., Any]) -> Callable[..., Any]:
+        return initializer if self.rngs else lambda _key, shape, dtype: jax.ShapeDtypeStruct(shape, dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head attention; as in Whisper, the keys' projection has no bias."""
 
-    def __init__(self, d_model: int, heads: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        linear = _linear(dtype, rngs)
+    def __init__(self, d_model: int, heads: int, build: Layers) -> None:
         self.heads = heads
-        self.q_proj = linear(d_model, d_model)
-        self.k_proj = linear(d_model, d_model, use_bias=False)
-        self.v_proj = linear(d_model, d_model)
-        self.out_proj = linear(d_model, d_model)
+        self.q_proj = build.linear(d_model, d_model)
+        self.k_proj = build.linear(d_model, d_model, use_bias=False)
+        self.v_proj = build.linear(d_model, d_model)
+        self.out_proj = build.linear(d_model, d_model)
 
     def queries(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H K"]:
         """Queries by head."""
@@ -68,13 +118,12 @@ class Attention(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Self-attention and feed-forward, each after a layer norm and added to the stream."""
 
-    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        linear, norm = _linear(dtype, rngs), _norm(config, dtype, rngs)
-        self.self_attn = Attention(config.d_model, config.encoder_attention_heads, dtype, rngs)
-        self.self_attn_layer_norm = norm()
-        self.fc1 = linear(config.d_model, config.encoder_ffn_dim)
-        self.fc2 = linear(config.encoder_ffn_dim, config.d_model)
-        self.final_layer_norm = norm()
+    def __init__(self, config: WhisperConfig, build: Layers) -> None:
+        self.self_attn = Attention(config.d_model, config.encoder_attention_heads, build)
+        self.self_attn_layer_norm = build.norm(config.d_model)
+        self.fc1 = build.linear(config.d_model, config.encoder_ffn_dim)
+        self.fc2 = build.linear(config.encoder_ffn_dim, config.d_model)
+        self.final_layer_norm = build.norm(config.d_model)
 
     def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """The stream after this layer."""
@@ -86,15 +135,14 @@ class EncoderLayer(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Causal self-attention, attention to the encoder, feed-forward."""
 
-    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        linear, norm = _linear(dtype, rngs), _norm(config, dtype, rngs)
-        self.self_attn = Attention(config.d_model, config.decoder_attention_heads, dtype, rngs)
-        self.self_attn_layer_norm = norm()
-        self.encoder_attn = Attention(config.d_model, config.decoder_attention_heads, dtype, rngs)
-        self.encoder_attn_layer_norm = norm()
-        self.fc1 = linear(config.d_model, config.decoder_ffn_dim)
-        self.fc2 = linear(config.decoder_ffn_dim, config.d_model)
-        self.final_layer_norm = norm()
+    def __init__(self, config: WhisperConfig, build: Layers) -> None:
+        self.self_attn = Attention(config.d_model, config.decoder_attention_heads, build)
+        self.self_attn_layer_norm = build.norm(config.d_model)
+        self.encoder_attn = Attention(config.d_model, config.decoder_attention_heads, build)
+        self.encoder_attn_layer_norm = build.norm(config.d_model)
+        self.fc1 = build.linear(config.d_model, config.decoder_ffn_dim)
+        self.fc2 = build.linear(config.decoder_ffn_dim, config.d_model)
+        self.final_layer_norm = build.norm(config.d_model)
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"]
@@ -120,13 +168,13 @@ class SinusoidPositions(nnx.Module):
 class Encoder(nnx.Module):
     """Log-mel frames to hidden states, one per 20 ms."""
 
-    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.dtype = dtype
-        self.conv1 = _conv(config.num_mel_bins, config.d_model, 1, dtype, rngs)
-        self.conv2 = _conv(config.d_model, config.d_model, 2, dtype, rngs)
+    def __init__(self, config: WhisperConfig, build: Layers) -> None:
+        self.dtype = build.dtype
+        self.conv1 = build.conv(config.num_mel_bins, config.d_model, stride=1)
+        self.conv2 = build.conv(config.d_model, config.d_model, stride=2)
         self.embed_positions = SinusoidPositions(config)
-        self.layers = nnx.List([EncoderLayer(config, dtype, rngs) for _ in range(config.encoder_layers)])
-        self.layer_norm = _norm(config, dtype, rngs)()
+        self.layers = nnx.List([EncoderLayer(config, build) for _ in range(config.encoder_layers)])
+        self.layer_norm = build.norm(config.d_model)
 
     def __call__(self, log_mel_BFM: Float[Array, "B F M"]) -> Float[Array, "B S D"]:
         """Hidden states of log-mel windows; F is at most 3000, S is F / 2."""
@@ -141,11 +189,11 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Tokens and the encoder's hidden states to the decoder's hidden states."""
 
-    def __init__(self, config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.embed_tokens = _embed(config.vocab_size, config.d_model, dtype, rngs)
-        self.embed_positions = _embed(config.max_target_positions, config.d_model, dtype, rngs)
-        self.layers = nnx.List([DecoderLayer(config, dtype, rngs) for _ in range(config.decoder_layers)])
-        self.layer_norm = _norm(config, dtype, rngs)()
+    def __init__(self, config: WhisperConfig, build: Layers) -> None:
+        self.embed_tokens = build.embed(config.vocab_size, config.d_model)
+        self.embed_positions = build.embed(config.max_target_positions, config.d_model)
+        self.layers = nnx.List([DecoderLayer(config, build) for _ in range(config.decoder_layers)])
+        self.layer_norm = build.norm(config.d_model)
 
     def embed(self, tokens_BL: Int[Array, "B L"], first: int | Int[Array, ""] = 0) -> Float[Array, "B L D"]:
         """Token plus position embeddings; the first token stands at position `first`."""
@@ -166,15 +214,16 @@ class Decoder(nnx.Module):
 
 
 class Whisper(nnx.Module):
-    """Whisper with fresh random weights; `weights.load_model` fills in published ones.
+    """Whisper with random weights, or without `rngs` with shapes in their place, for `weights.load_model` to fill.
 
     Activations are computed in `dtype`, parameters are float32.
     """
 
-    def __init__(self, config: WhisperConfig, dtype: DTypeLike = jnp.float32, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: WhisperConfig, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs | None = None) -> None:
         self.config = config
-        self.encoder = Encoder(config, dtype, rngs)
-        self.decoder = Decoder(config, dtype, rngs)
+        build = Layers(dtype, rngs)
+        self.encoder = Encoder(config, build)
+        self.decoder = Decoder(config, build)
 
     def __call__(
         self, log_mel_BFM: Float[Array, "B F M"], tokens_BL: Int[Array, "B L"]
@@ -185,33 +234,6 @@ class Whisper(nnx.Module):
 
 def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
-
-
-def _linear(dtype: DTypeLike, rngs: nnx.Rngs) -> Callable[..., nnx.Linear]:
-    def build(n_in: int, n_out: int, use_bias: bool = True) -> nnx.Linear:
-        initial = nnx.initializers.normal(INITIAL_STDDEV)
-        return nnx.Linear(n_in, n_out, use_bias=use_bias, dtype=dtype, kernel_init=initial, rngs=rngs)
-
-    return build
-
-
-def _norm(config: WhisperConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Callable[[], nnx.LayerNorm]:
-    def build() -> nnx.LayerNorm:
-        # The fast variance, E[x²] − E[x]², loses the digits that parity with PyTorch needs.
-        return nnx.LayerNorm(
-            config.d_model, epsilon=LAYER_NORM_EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs
-        )
-
-    return build
-
-
-def _conv(n_in: int, n_out: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
-    initial = nnx.initializers.normal(INITIAL_STDDEV)
-    return nnx.Conv(n_in, n_out, (3,), strides=stride, padding=((1, 1),), dtype=dtype, kernel_init=initial, rngs=rngs)
-
-
-def _embed(count: int, d_model: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Embed:
-    return nnx.Embed(count, d_model, dtype=dtype, embedding_init=nnx.initializers.normal(INITIAL_STDDEV), rngs=rngs)
 
 
 Params = dict[str, Array]

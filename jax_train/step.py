@@ -86,6 +86,15 @@ def make_optimizer(config: TrainConfig, schedule: optax.Schedule) -> optax.Gradi
     )
 
 
+def apply(
+    optimizer: optax.GradientTransformation, grads: Params, state: TrainState
+) -> tuple[Params, optax.OptState]:
+    """Parameters and optimizer state after one update. Optax itself mixes types that strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    return optax.apply_updates(state.params, updates), opt_state
+
+
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """All devices of all processes, or those given, along one axis named `data`."""
     return Mesh(np.asarray(devices or jax.devices()), ("data",))
@@ -111,9 +120,8 @@ def make_train_step(
         nats, tokens, grads = jax.lax.psum((nats, tokens, grads), "data")
         count = jnp.maximum(tokens, 1).astype(jnp.float32)
         grads = jax.tree.map(lambda grad: grad / count, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(nats / count, tokens, optax.global_norm(grads))
+        params, opt_state = apply(optimizer, grads, state)
+        metrics = Metrics(nats / count, tokens, optax.tree.norm(grads))
         return TrainState(params, opt_state, state.step + 1), metrics
 
     whole, split = PartitionSpec(), PartitionSpec("data")

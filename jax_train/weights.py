@@ -65,7 +65,7 @@ def load_model(folder: Path, dtype: DTypeLike = jnp.float32) -> Whisper:
     config = WhisperConfig.from_folder(folder)
     tensors = read_safetensors(folder)
     tensors.pop(TIED, None)
-    graph, state = nnx.split(nnx.eval_shape(lambda: Whisper(config, dtype, rngs=nnx.Rngs(0))))
+    graph, state = nnx.split(Whisper(config, dtype))
     flat = dict(nnx.to_flat_state(state))
     wanted = {torch_name(path): path for path in flat}
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())

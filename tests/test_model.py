@@ -13,7 +13,7 @@ from data.errors import UserError
 from jax_train.attention import attend
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig
 from jax_train.model import Whisper, functional
-from jax_train.step import TrainState, data_mesh, make_optimizer, make_train_step, replicate, token_loss
+from jax_train.step import TrainState, apply, data_mesh, make_optimizer, make_train_step, replicate, token_loss
 from jax_train.weights import load_model, read_safetensors, to_torch_layout, torch_name
 from tests.torch_reference import load_torch, random_tokens, small_model_dir, speech_features, torch_loss
 
@@ -40,7 +40,8 @@ def torch_gradients(model_dir, batch, update=False):
     model = load_torch(model_dir)
     loss = torch_loss(model, *batch)
     loss.backward()
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # OpenAI's encoder positions are a buffer; transformers forgets requires_grad_(False) when it loads a folder.
+    named = {name: p for name, p in model.named_parameters() if name != "model.encoder.embed_positions.weight"}
     gradients = {name: p.grad.numpy().copy() for name, p in named.items()}
     if update:
         torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
@@ -97,8 +98,8 @@ def test_one_adamw_step_equals_pytorch(model_dir, batch):
             nats, count = token_loss(build(params)(log_mel, tokens), labels)
             return nats / count.astype(jnp.float32)
 
-        updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
-        return {name: params[name] + updates[name] for name in params}
+        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        return apply(optimizer, jax.grad(loss)(params), state)[0]
 
     got = in_torch_layout(jax.jit(update)(params, *map(jnp.asarray, batch)))
     for name, value in want.items():
@@ -113,16 +114,13 @@ def test_published_sizes_have_the_published_parameter_counts():
     """Millions of parameters, table 1 of the paper and the cards of large-v3 and its turbo."""
     published = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "large": 1550, "large-v3": 1550, "large-v3-turbo": 809}
     for name, millions in published.items():
-        model = nnx.eval_shape(lambda config=PUBLISHED[name]: Whisper(config, rngs=nnx.Rngs(0)))
-        count = sum(int(np.prod(v.shape)) for v in jax.tree.leaves(nnx.state(model)))
+        leaves = jax.tree.leaves(nnx.state(Whisper(PUBLISHED[name])))
+        count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
         assert count / 1e6 == pytest.approx(millions, rel=0.07), name
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize("keys", [7, 40])
+@pytest.mark.parametrize(("is_causal", "keys"), [(False, 7), (False, 40), (True, 40)])
 def test_attention_by_head_equals_jax_nn(is_causal, keys):
-    if is_causal and keys != 40:
-        pytest.skip("causal attention has as many keys as queries")
     q, k, v, weight = (
         jax.random.normal(key, (2, n, 3, 16))
         for key, n in zip(jax.random.split(jax.random.key(0), 4), (40, keys, keys, 40), strict=True)
