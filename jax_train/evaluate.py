@@ -1,0 +1,201 @@
+"""The command that scores a model or a run on a split: scores.json and predictions.tsv.
+
+Decision: the clips are decoded by increasing length, so that a batch's rows end together, each alone in its 30 s window
+as `transformers` would see it, and results stand in the shards' order. Time is told apart (loading, compiling,
+decoding, scoring with the import of `evaluate`): the clips per second are those of decoding, reading the shards
+included, and nothing is left out but Python's own start.
+"""
+
+import csv
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from data.errors import UserError, command
+from data.log_mel import pad_to_window, restore
+from data.records import Shards
+from jax_train.checkpoints import load_run, run_model_folder
+from jax_train.config import compilation_cache
+from jax_train.decode import BatchDecoder, DecodingRules, text_of
+from jax_train.model import Whisper
+from jax_train.pretrained import model_folder
+from jax_train.scores import scores
+from jax_train.weights import load_model
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Word and character error rates of a model, or of a run's newest checkpoint, on one split."""
+
+    shards: Path
+    """Folder written by featurize: one folder per split."""
+    model: str = ""
+    """Hugging Face Whisper folder, or a name on the hub; this or --run."""
+    run: Path | None = None
+    """Folder of a training run; this or --model."""
+    split: str = "test"
+    """Split to score on; only its clean copies."""
+    out: Path | None = None
+    """Folder for the results; by default RUN/evaluate-SPLIT, or scores/MODEL-SPLIT."""
+    batch_size: int = 8
+    """30 s windows at a time on each device."""
+    limit: int = 0
+    """Take only the split's first clips; 0: all."""
+    language: str = ""
+    """Whisper's code of the language to write, for example it; by default the shards'."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the model is computed in; bfloat16 is faster where the device has it, and may change a word."""
+    max_new_tokens: int = 0
+    """Tokens a transcript may have; 0: as many as the model can."""
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.run):
+            raise UserError("give either --model (a Whisper folder or hub name) or --run (a training run's folder)")
+        if self.batch_size < 1 or self.limit < 0:
+            raise UserError(f"--batch-size {self.batch_size} --limit {self.limit}: at least 1, and not negative")
+
+    def out_folder(self) -> Path:
+        """Where the results go."""
+        if self.out:
+            return self.out
+        if self.run:
+            return self.run / f"evaluate-{self.split}"
+        return Path("scores") / f"{Path(self.model).resolve().name}-{self.split}"
+
+
+def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+    """Scores, speed and settings, as written to scores.json.
+
+    Raises:
+        UserError: no such split, model or run; shards of another mel size than the model; nothing to score.
+    """
+    devices = list(devices or jax.local_devices())
+    marks = [time.perf_counter()]
+    shards = Shards.open(config.shards, config.split)
+    rows = np.flatnonzero(shards.index["copy"] == 0)[: config.limit or None]
+    if not len(rows):
+        raise UserError(f"{shards.folder}: no clips to score; see its rejected.tsv")
+    model, folder, name = _load(config)
+    n_mels = shards[rows[0]].log_mel_q.shape[1]
+    if n_mels != model.config.num_mel_bins:
+        raise UserError(
+            f"{shards.folder} has {n_mels} mel bins, {name} takes {model.config.num_mel_bins}: "
+            "featurize again with this model"
+        )
+    language = config.language or shards.manifest["language"]
+    rules = DecodingRules.from_folder(folder, language, config.max_new_tokens)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    marks.append(time.perf_counter())
+    decoder = BatchDecoder(model, rules, config.batch_size * len(devices), devices)
+    marks.append(time.perf_counter())
+    references, hypotheses = transcribe(shards, rows, decoder, tokenizer)
+    marks.append(time.perf_counter())
+    found = scores(references, hypotheses)
+    marks.append(time.perf_counter())
+    seconds = dict(zip(("load", "compile", "decode", "score"), np.diff(marks).round(3).tolist(), strict=True))
+    speech_seconds = float(shards.index["seconds"][rows].sum(dtype=np.float64))
+    result = {
+        **found,
+        "clips": len(rows),
+        "speech_seconds": round(speech_seconds, 3),
+        "clips_per_second": len(rows) / seconds["decode"],
+        "speech_seconds_per_second": speech_seconds / seconds["decode"],
+        "seconds": seconds,
+        "model": name,
+        "split": config.split,
+        "devices": f"{len(devices)} {devices[0].device_kind}",
+        "settings": {**json.loads(json.dumps(dataclasses.asdict(config), default=str)), **dataclasses.asdict(rules)},
+    }
+    _write(config.out_folder(), result, shards.index["id"][rows].tolist(), references, hypotheses)
+    return result
+
+
+def transcribe(
+    shards: Shards, rows: np.ndarray, decoder: BatchDecoder, tokenizer: Tokenizer
+) -> tuple[list[str], list[str]]:
+    """The sentences as written and as decoded of `rows`, in their order. Shows progress on standard error."""
+    by_length = np.argsort(shards.index["frames"][rows], kind="stable")
+    references, hypotheses = [""] * len(rows), [""] * len(rows)
+
+    def decoding() -> Iterator[tuple[np.ndarray, jax.Array]]:
+        for first in range(0, len(rows), decoder.batch_size):
+            places = by_length[first : first + decoder.batch_size]
+            records = [shards[rows[place]] for place in places]
+            for place, record in zip(places, records, strict=True):
+                references[place] = record.text
+            yield places, decoder(np.stack([pad_to_window(restore(r.log_mel_q, r.log_mel_max)) for r in records]))
+
+    def collect(places: np.ndarray, tokens_BN: jax.Array) -> None:
+        for place, tokens_N in zip(places, np.asarray(tokens_BN), strict=False):  # rows past the clips are filling
+            hypotheses[place] = text_of(tokens_N, tokenizer, decoder.end)
+        progress.update(len(places))
+
+    with tqdm(total=len(rows), unit="clip", desc="decode") as progress:
+        pending: tuple[np.ndarray, jax.Array] | None = None
+        for batch in decoding():  # one batch ahead: the device works while the host reads
+            if pending:
+                collect(*pending)
+            pending = batch
+        if pending:
+            collect(*pending)
+    return references, hypotheses
+
+
+def _load(config: EvaluateConfig) -> tuple[Whisper, Path, str]:
+    """The model, the folder of its tokenizer and generation settings, and what to call it."""
+    if config.run:
+        folder = run_model_folder(config.run)
+        model, step = load_run(config.run, config.compute_dtype)
+        return model, folder, f"{config.run} step {step}"
+    folder = model_folder(config.model)
+    return load_model(folder, config.compute_dtype), folder, config.model
+
+
+def _write(
+    out: Path, result: dict[str, Any], ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "predictions.tsv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(["id", "reference", "hypothesis"])
+        table.writerows(zip(ids, references, hypotheses, strict=True))
+    partial = out / "scores.json.partial"
+    partial.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(out / "scores.json")
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    seconds = result["seconds"]
+    speed = f"{result['clips_per_second']:.2f} clips/s, {result['speech_seconds_per_second']:.1f} × real time"
+    rest = ", ".join(f"{seconds[name]:.1f} s to {name}" for name in ("load", "compile", "score"))
+    return "\n".join(
+        [
+            f"{result['model']} on {result['split']}: {result['clips']} clips, {result['speech_seconds']:.0f} s speech",
+            f"{'':4}{'as written':>12}{'normalised':>12}",
+            f"{'WER':4}{result['wer']:10.2f} %{result['wer_normalised']:10.2f} %",
+            f"{'CER':4}{result['cer']:10.2f} %{result['cer_normalised']:10.2f} %",
+            f"decoded in {seconds['decode']:.1f} s: {speed} (and {rest})",
+        ]
+    )
+
+
+def main() -> None:
+    """Scores a model or a run on a split."""
+    config = tyro.cli(EvaluateConfig)
+    compilation_cache()
+    result = evaluate(config)
+    print(f"{table(result)}\n{config.out_folder() / 'scores.json'}")
+
+
+if __name__ == "__main__":
+    command(main)()
