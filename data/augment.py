@@ -9,7 +9,7 @@ Shapes: N samples.
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
@@ -56,7 +56,7 @@ class Draw:
 
     def as_json(self) -> str:
         """The changes alone, for the index."""
-        changes = {name: value for name, value in asdict(self).items() if value is not None}
+        changes = {name: value for name, value in vars(self).items() if value is not None}
         return json.dumps(changes, sort_keys=True)
 
 

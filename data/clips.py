@@ -66,6 +66,9 @@ def read_split(source: Path | str, split: str) -> Split:
             rejected.append(Rejected(name, "listed twice", f"{path.name} line {line}"))
         else:
             clips[name] = Clip(name, folder / "clips" / name, row["sentence"].strip(), row["client_id"])
+    if not clips:
+        first = f"{rejected[0].reason}, {rejected[0].detail}"
+        raise CorpusError(f"none of the {len(rows)} rows of {path} names a clip; the first: {first}")
     locales = {row.get("locale", "") for row in rows}
     language = locales.pop().split("-")[0] if len(locales) == 1 else ""
     return Split(folder, list(clips.values()), rejected, language or None)

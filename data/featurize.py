@@ -180,7 +180,7 @@ def _merge(folder: Path, settings: dict[str, Any], rejected: list[Rejected], res
 
 def _remove_hidden(folder: Path) -> None:
     """Remove what only an unfinished set needs; a run may have been killed between its manifest and this."""
-    for path in folder.glob(".*.json"):
+    for path in folder.glob(".*.json*"):
         path.unlink()
 
 

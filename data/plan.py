@@ -26,7 +26,19 @@ FEWEST_SHARDS = 16  # a small corpus is still split this far, so that many worke
 FEWEST_RECORDS = 50  # … but not into shards smaller than this
 RECORD_OVERHEAD = 400  # bytes beside the features: names, framing, sentence, client_id
 PROBED_CLIPS = 64  # their mean duration is within 4 % for Common Voice, whose clips deviate by a third of the mean
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {
+    "": 1,
+    "k": 10**3,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "ki": 2**10,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 
 
 @dataclass(frozen=True)
@@ -162,7 +174,7 @@ def check_room(estimated: int, present: int, budget: int, folder: Path) -> None:
 
 def parse_bytes(text: str) -> int:
     """Bytes from `200GB`, `1.5 TB`, `300MiB` or a plain number."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]i?)?)B?\s*", text, re.ASCII)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[kKMGT]i?)?)B?\s*", text, re.ASCII)
     if match is None:
         raise UserError(f"budget {text!r} is not a size; write for example 200GB, 500MB or 1TiB")
     return int(float(match[1]) * UNITS[match[2]])

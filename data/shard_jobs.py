@@ -8,7 +8,7 @@ is done again.
 import errno
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from tokenizers import Tokenizer
 
 from data.audio import ClipError, decode, resample
-from data.augment import Draw, Recipe, augment, draw, generator
+from data.augment import Recipe, augment, draw, generator
 from data.clips import Clip, Rejected
 from data.errors import UserError
 from data.log_mel import N_SAMPLES, SAMPLE_RATE, WINDOW_SECONDS, log_mel, quantize
@@ -92,8 +92,9 @@ def write_shard(job: ShardJob, progress: Callable[[float], None]) -> ShardResult
                     rejected.append(Rejected(clip.id, error.reason, error.detail))
                 progress(seconds)
         result = ShardResult(job.path.name, shard.size, shard.sha256, shard.rows, rejected)
+        content = {**vars(result), "rejected": [vars(row) for row in rejected]}
         partial = job.path.with_name(f".{job.path.name}.json.partial")
-        partial.write_text(json.dumps(asdict(result), ensure_ascii=False), encoding="utf-8")
+        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         partial.replace(side_file(job.path))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -123,10 +124,12 @@ def clip_records(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> list[tuple[
 def make_copy(
     native_N: Float32[np.ndarray, "N"], rate: int, copy: int, clip_id: str, job: ShardJob
 ) -> tuple[Float32[np.ndarray, "K"], str]:
-    """Copy number `copy` of a clip at 16 kHz, and what was drawn for it as JSON."""
+    """Copy number `copy` of a clip at 16 kHz, and what was drawn for it as JSON (nothing for copy 0)."""
+    if copy == 0:
+        return resample(native_N, rate)[:N_SAMPLES], ""  # soxr may round 30 s up by one sample
     rng = generator(job.seed, copy, clip_id)
-    drawn = draw(job.recipe, rng, slowest=len(native_N) / rate / WINDOW_SECONDS) if copy else Draw()
-    audio_N = resample(native_N, rate, drawn.speed or 1.0)[:N_SAMPLES]  # soxr may round 30 s up by one sample
+    drawn = draw(job.recipe, rng, slowest=len(native_N) / rate / WINDOW_SECONDS)
+    audio_N = resample(native_N, rate, drawn.speed or 1.0)[:N_SAMPLES]
     return augment(audio_N, drawn, rng), drawn.as_json()
 
 

@@ -1,0 +1,317 @@
+"""The command: the same bytes however it is run, and every bad input one clear line or one row."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+from data import plan
+from data.audio import decode, resample
+from data.augment import RECIPES
+from data.clips import read_split
+from data.errors import UserError
+from data.featurize import FeaturizeConfig, featurize
+from data.log_mel import restore
+from data.records import Shards
+
+
+@pytest.fixture(name="config")
+def small_run(sample_corpus, base_model_dir, tmp_path):
+    """Sixty clips of the sample corpus with one copy each: two shards."""
+    return FeaturizeConfig(sample_corpus, tmp_path / "shards", str(base_model_dir), workers=1, limit=60)
+
+
+@pytest.fixture(name="finished", scope="module")
+def finished_set(sample_corpus, base_model_dir, tmp_path_factory):
+    """The shards of `config`, made by two workers."""
+    folder = tmp_path_factory.mktemp("finished")
+    featurize(FeaturizeConfig(sample_corpus, folder, str(base_model_dir), workers=2, limit=60))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a set but its timing."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timing.json"}
+
+
+def make_corpus(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    (folder / "clips").mkdir(parents=True)
+    lines = ["client_id\tpath\tsentence\tlocale", *(f"s\t{name}\t{sentence}\tit" for name, sentence in rows)]
+    (folder / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_the_manifest_and_index_add_up_to_the_shards(finished):
+    shards = Shards.open(finished, "train")
+    manifest = shards.manifest
+    assert manifest["records"] == len(shards) == 120
+    assert manifest["copies"] == 1
+    assert manifest["language"] == "it"
+    assert manifest["recipe"]["name"] == "standard"
+    assert manifest["features"] == {"sample_rate": 16_000, "n_fft": 400, "hop_length": 160, "n_mels": 80}
+    assert len(manifest["shards"]) == 2
+    for number, shard in enumerate(manifest["shards"]):
+        content = (finished / "train" / shard["file"]).read_bytes()
+        assert len(content) == shard["bytes"]
+        assert hashlib.sha256(content).hexdigest() == shard["sha256"]
+        assert (shards.index["shard"] == number).sum() == shard["records"]
+    assert manifest["bytes"] == sum(shard["bytes"] for shard in manifest["shards"])
+    assert manifest["seconds"] == pytest.approx(shards.index["seconds"].sum(dtype=float), abs=1e-3)
+    timing = json.loads((finished / "train" / "timing.json").read_text())
+    assert timing["speech_seconds"] == manifest["seconds"]
+    assert timing["bytes_per_speech_second"] == pytest.approx(manifest["bytes"] / manifest["seconds"], abs=0.1)
+    assert sorted(path.name for path in (finished / "train").iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_clean_record_is_hugging_faces_features_and_tokens_of_the_clip(finished, sample_corpus, base_model_dir):
+    """1/255 for eight bits, 3e-5 as in test_log_mel."""
+    shards = Shards.open(finished, "train")
+    tokenizer = AutoTokenizer.from_pretrained(base_model_dir)
+    extractor = WhisperFeatureExtractor()
+    for position in range(0, len(shards), 20):
+        record = shards[position]
+        assert record.copy == 0
+        assert list(record.tokens) == tokenizer(" " + record.text, add_special_tokens=False).input_ids
+        audio_N = resample(*decode(sample_corpus / "clips" / record.id))
+        assert record.seconds == pytest.approx(len(audio_N) / 16_000)
+        want_MF = extractor(audio_N, sampling_rate=16_000, return_tensors="np").input_features[0]
+        got_FM = restore(record.log_mel_q, record.log_mel_max)
+        np.testing.assert_allclose(got_FM.T, want_MF[:, : len(got_FM)], rtol=0, atol=1 / 255 + 3e-5)
+
+
+def test_copies_differ_from_the_clip_as_their_index_row_says(finished):
+    shards = Shards.open(finished, "train")
+    sped = 0
+    for position in range(0, len(shards), 2):
+        clean, copy = shards[position], shards[position + 1]
+        drawn = json.loads(shards.index["augmentations"][position + 1])
+        assert (clean.copy, copy.copy, copy.id, copy.tokens) == (0, 1, clean.id, clean.tokens)
+        assert shards.index["augmentations"][position] == ""
+        assert copy.seconds == pytest.approx(clean.seconds / drawn.get("speed", 1.0), abs=2 / 16_000)
+        if set(drawn) == {"gain_db"}:  # 10·log10(power) / 10 / 4 in normalised units
+            assert copy.log_mel_max - clean.log_mel_max == pytest.approx(drawn["gain_db"] / 40, abs=1e-4)
+        sped += "speed" in drawn
+    assert sped > 30
+
+
+def test_the_number_of_workers_changes_no_byte(config, finished):
+    featurize(config)
+    assert contents(config.shards / "train") == contents(finished / "train")
+
+
+def test_a_killed_run_continues_and_gives_the_same_bytes(sample_corpus, base_model_dir, tmp_path):
+    def command(shards: Path) -> list[str]:
+        options = {"source": sample_corpus, "shards": shards, "model": base_model_dir, "workers": 2, "copies": 3}
+        return [sys.executable, "-m", "data.featurize", *(f"--{name}={value}" for name, value in options.items())]
+
+    killed = tmp_path / "killed" / "train"
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command(killed.parent), stdout=log, stderr=log)
+        while run.poll() is None and len(list(killed.glob(".*.tfrecord.json"))) < 3:
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert run.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert not (killed / "manifest.json").exists()
+    with pytest.raises(UserError, match=r"has no split 'train' .*not finished"):
+        Shards.open(killed.parent, "train")
+
+    again = subprocess.run(command(killed.parent), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "of 16 shards are done" in again.stdout
+    whole = subprocess.run(command(tmp_path / "whole"), capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    assert contents(killed) == contents(tmp_path / "whole" / "train")
+
+
+def test_a_finished_set_is_not_made_again(config, finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "train").iterdir()}
+    featurize(replace(config, shards=finished))
+    assert "is already there, made with the same settings: 60 clips, 120 records" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (finished / "train").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 5}, "seed is 0 there, 5 asked"),
+        ({"limit": 59}, "clips is 60 there, 59 asked"),
+        ({"copies": 2}, "copies is 1 there, 2 asked"),
+        ({"recipe": "none"}, "recipe.name is 'standard' there, 'none' asked"),
+        ({"language": "fr"}, "language is 'it' there, 'fr' asked"),
+    ],
+)
+def test_a_set_made_with_other_settings_is_not_touched(config, finished, change, said):
+    with pytest.raises(UserError, match=f"made with other settings .*{said}"):
+        featurize(replace(config, shards=finished, **change))
+
+
+def test_recipe_none_makes_the_clean_clips_alone(config):
+    featurize(replace(config, recipe="none", copies=4, limit=10))
+    assert set(Shards.open(config.shards, "train").index["copy"]) == {0}
+
+
+def test_a_model_of_128_mel_bins_gets_shards_of_128(config, base_model_dir, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    shutil.copy(base_model_dir / "tokenizer.json", model)
+    settings = json.loads((base_model_dir / "config.json").read_text()) | {"num_mel_bins": 128}
+    (model / "config.json").write_text(json.dumps(settings))
+    featurize(replace(config, model=str(model), limit=3))
+    assert Shards.open(config.shards, "train")[0].log_mel_q.shape[1] == 128
+
+
+def test_every_clip_left_out_has_its_reason_and_is_counted(config, tmp_path, sample_corpus, capsys):
+    good = min((sample_corpus / "clips").iterdir())
+    rows = [
+        ("good.mp3", "Buongiorno."),
+        ("broken.mp3", "Rotto."),
+        ("missing.mp3", "Manca."),
+        ("good2.mp3", "  "),
+        ("long.wav", "Lungo."),
+        ("short.wav", "Corto."),
+        ("good3.mp3", "parola " * 500),
+        ("nan.wav", "Strano."),
+        ("../good.mp3", "Fuori."),
+        ("good.mp3", "Due volte."),
+    ]
+    corpus = make_corpus(tmp_path / "corpus", rows)
+    for name in ("good.mp3", "good2.mp3", "good3.mp3"):
+        shutil.copy(good, corpus / "clips" / name)
+    (corpus / "clips" / "broken.mp3").write_bytes(b"no audio" * 1000)
+    for name, audio_N in (("long", np.zeros(31 * 8000)), ("short", np.zeros(700)), ("nan", np.full(8000, np.nan))):
+        soundfile.write(corpus / "clips" / f"{name}.wav", audio_N, 8000, subtype="FLOAT")
+    featurize(replace(config, source=corpus, limit=None))
+    assert list(Shards.open(config.shards, "train").index["id"]) == ["good.mp3", "good.mp3"]
+    lines = (config.shards / "train" / "rejected.tsv").read_text().splitlines()
+    reasons = {tuple(line.split("\t")[:2]) for line in lines[1:]}
+    assert lines[0] == "id\treason\tdetail"
+    assert reasons == {
+        ("broken.mp3", "does not decode"),
+        ("missing.mp3", "no such file"),
+        ("good2.mp3", "empty sentence"),
+        ("long.wav", "longer than 30 s"),
+        ("short.wav", "shorter than 0.1 s"),
+        ("good3.mp3", "more than 443 tokens"),
+        ("nan.wav", "samples are not finite"),
+        ("../good.mp3", "path is not a file name"),
+        ("good.mp3", "listed twice"),
+    }
+    screen = capsys.readouterr().out
+    assert all(f"left out: 1 × {reason}" in screen for _, reason in reasons)
+
+
+def test_a_corpus_without_one_usable_clip_is_an_error(config, tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", [("missing.mp3", "Manca.")])
+    with pytest.raises(UserError, match=r"no clip could be used; .*rejected.tsv says why"):
+        featurize(replace(config, source=corpus))
+
+
+def test_what_would_not_fit_the_budget_is_not_begun(config):
+    with pytest.raises(UserError, match=r"would take about \d.* MB, the budget is 1.0 MB: raise --budget"):
+        featurize(replace(config, budget="1MB"))
+    assert list(config.shards.rglob("*.tfrecord*")) == []
+
+
+def test_what_would_not_fit_the_disk_is_not_begun(config, monkeypatch):
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
+    with pytest.raises(UserError, match=r"need about .* MB more, the disk of .* has 5.0 kB free"):
+        featurize(config)
+    assert list(config.shards.rglob("*.tfrecord*")) == []
+
+
+@pytest.mark.parametrize("durations", [False, True])
+def test_the_estimate_is_near_the_truth_with_and_without_clip_durations(config, finished, tmp_path, durations):
+    """A tenth: 60 clips of very unequal length, half of them looked at; copies' speeds move the total by a percent."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "clips").symlink_to(config.source / "clips")
+    shutil.copy(config.source / "train.tsv", corpus)
+    clips = read_split(corpus, "train")
+    clips = replace(clips, clips=clips.clips[:60])
+    if durations:
+        rows = (f"{clip.id}\t{round(soundfile.info(clip.path).duration * 1000)}" for clip in clips.clips)
+        (corpus / "clip_durations.tsv").write_text("\n".join(["clip\tduration[ms]", *rows]) + "\n")
+    tokenizer_file = Path(config.model) / "tokenizer.json"
+    settings = plan.make_settings(clips, "train", None, tokenizer_file, 80, RECIPES["standard"], copies=1, seed=0)
+    truth = Shards.open(finished, "train").manifest["bytes"]
+    assert plan.estimate_bytes(plan.estimate_seconds(clips), settings) == pytest.approx(truth, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("200GB", 200 * 10**9), ("1.5 TB", 15 * 10**11), ("300MiB", 300 * 2**20), ("10kB", 10_000), ("4096", 4096)],
+)
+def test_sizes_are_read_as_people_write_them(text, count):
+    assert plan.parse_bytes(text) == count
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"source": Path("nowhere")}, "no corpus: nowhere is not a folder"),
+        ({"split": "prova"}, "has no split 'prova' .*there are: dev, .*test, train"),
+        ({"model": "nowhere"}, "no model: nowhere is neither a folder nor a hub name"),
+        ({"recipe": "loud"}, "no recipe 'loud'; there are: none, standard"),
+        ({"budget": "much"}, "budget 'much' is not a size"),
+        ({"copies": -1}, "copies is -1; it takes 0"),
+        ({"workers": 0}, "workers is 0; it takes 1 or more"),
+        ({"limit": 0}, "limit is 0; it takes 1 or more"),
+        ({"language": "xx"}, "language 'xx' is not one of Whisper's"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(config, change, said):
+    with pytest.raises(UserError, match=said):
+        featurize(replace(config, **change))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"model_type": "bert"}', "is not Whisper: its config.json says model_type 'bert'"),
+        ('{"model_type": "whisper", "num_mel_bins": 40}', "num_mel_bins 40, Whisper has 80 or 128"),
+        ("{", "config.json is not JSON"),
+        (None, "is not a Hugging Face Whisper folder: it has no config.json"),
+    ],
+)
+def test_a_model_folder_that_is_not_whisper_is_refused(config, tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        featurize(replace(config, model=str(tmp_path)))
+
+
+def test_a_corpus_that_does_not_tell_its_language_needs_it_said(config, tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", [("a.mp3", "Uno.")])
+    (corpus / "train.tsv").write_text("client_id\tpath\tsentence\ns\ta.mp3\tUno.\n")
+    with pytest.raises(UserError, match="does not say one language in a `locale` column: give --language"):
+        featurize(replace(config, source=corpus))
+
+
+def test_two_runs_never_write_one_folder(config):
+    (config.shards / "train").mkdir(parents=True)
+    descriptor = os.open(config.shards / "train", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another featurize is writing"):
+        featurize(config)
+    os.close(descriptor)
+
+
+def test_the_command_ends_wrong_input_in_one_line_and_exit_code_2(tmp_path):
+    command = [sys.executable, "-m", "data.featurize", "--source=nowhere", f"--shards={tmp_path}", "--model=nowhere"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "error: no corpus: nowhere is not a folder\n"
