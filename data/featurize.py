@@ -122,7 +122,7 @@ def _estimate(split: Split, settings: Settings, workers: int, shards: int, finis
     seconds = estimate_seconds(split)
     estimated = estimate_bytes(seconds, settings)
     print(
-        f"{len(split.clips):,} clips, about {seconds / 3600:.2f} h, {settings.copies} augmented copies of each: "
+        f"{len(split.clips):,} clips, about {seconds / 3600:.2f} h, augmented copies of each: {settings.copies}; "
         f"about {say_bytes(estimated)} in {shards} shards, {workers} workers"
     )
     if finished:
