@@ -24,7 +24,7 @@ from data.errors import UserError, command
 from data.log_mel import pad_to_window, restore
 from data.records import Shards
 from jax_train.checkpoints import load_run, run_model_folder
-from jax_train.config import compilation_cache
+from jax_train.config import WhisperConfig, compilation_cache
 from jax_train.decode import BatchDecoder, DecodingRules, text_of
 from jax_train.model import Whisper
 from jax_train.pretrained import model_folder
@@ -84,16 +84,14 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     rows = np.flatnonzero(shards.index["copy"] == 0)[: config.limit or None]
     if not len(rows):
         raise UserError(f"{shards.folder}: no clips to score; see its rejected.tsv")
-    model, folder, name = _load(config)
-    n_mels = shards[rows[0]].log_mel_q.shape[1]
-    if n_mels != model.config.num_mel_bins:
-        raise UserError(
-            f"{shards.folder} has {n_mels} mel bins, {name} takes {model.config.num_mel_bins}: "
-            "featurize again with this model"
-        )
+    folder = run_model_folder(config.run) if config.run else model_folder(config.model)
+    n_mels, wanted = shards[rows[0]].log_mel_q.shape[1], WhisperConfig.from_folder(folder).num_mel_bins
+    if n_mels != wanted:
+        raise UserError(f"{shards.folder} has {n_mels} mel bins, {folder} takes {wanted}: featurize again with it")
     language = config.language or shards.manifest["language"]
     rules = DecodingRules.from_folder(folder, language, config.max_new_tokens)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model, name = _load(config, folder)
     marks.append(time.perf_counter())
     decoder = BatchDecoder(model, rules, config.batch_size * len(devices), devices)
     marks.append(time.perf_counter())
@@ -113,7 +111,7 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
         "model": name,
         "split": config.split,
         "devices": f"{len(devices)} {devices[0].device_kind}",
-        "settings": {**json.loads(json.dumps(dataclasses.asdict(config), default=str)), **dataclasses.asdict(rules)},
+        "settings": json.loads(json.dumps(dataclasses.asdict(config) | dataclasses.asdict(rules), default=str)),
     }
     _write(config.out_folder(), result, shards.index["id"][rows].tolist(), references, hypotheses)
     return result
@@ -150,14 +148,12 @@ def transcribe(
     return references, hypotheses
 
 
-def _load(config: EvaluateConfig) -> tuple[Whisper, Path, str]:
-    """The model, the folder of its tokenizer and generation settings, and what to call it."""
+def _load(config: EvaluateConfig, folder: Path) -> tuple[Whisper, str]:
+    """The model, and what to call it in the results."""
     if config.run:
-        folder = run_model_folder(config.run)
         model, step = load_run(config.run, config.compute_dtype)
-        return model, folder, f"{config.run} step {step}"
-    folder = model_folder(config.model)
-    return load_model(folder, config.compute_dtype), folder, config.model
+        return model, f"{config.run} step {step}"
+    return load_model(folder, config.compute_dtype), config.model
 
 
 def _write(

@@ -1,0 +1,158 @@
+"""The evaluate command: its files against jiwer, a run against the same weights as a folder, and bad input."""
+
+import csv
+import dataclasses
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import jiwer
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from data.errors import UserError, command
+from data.featurize import FeaturizeConfig, featurize
+from jax_train.checkpoints import Checkpoints, copy_small_files
+from jax_train.config import WhisperConfig
+from jax_train.evaluate import EvaluateConfig, evaluate, main
+from jax_train.model import Whisper, functional
+from jax_train.step import TrainState
+from jax_train.weights import to_torch_tensors
+
+N_CLIPS = 5
+ONE_DEVICE = 1
+
+
+@pytest.fixture(scope="module")
+def shards(base_model_dir, sample_corpus, tmp_path_factory):
+    """Five real clips with one augmented copy each, so that the clean ones must be told apart."""
+    folder = tmp_path_factory.mktemp("shards")
+    featurize(
+        FeaturizeConfig(
+            source=sample_corpus, shards=folder, model=str(base_model_dir), split="test", limit=N_CLIPS, workers=1
+        )
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_model(base_model_dir, tmp_path_factory):
+    """A random Whisper with base's tokenizer, as a model folder and as a run with a checkpoint of the same weights."""
+    root = tmp_path_factory.mktemp("small")
+    folder, run = root / "model", root / "run"
+    copy_small_files(base_model_dir, folder)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | sizes | heads))
+    graph, state = nnx.split(Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0)))
+    state = jax.tree.map(lambda value: value * 10, state)  # larger than the usual 0.02: clips give different words
+    save_file(to_torch_tensors(state), folder / "model.safetensors")
+    copy_small_files(folder, run / "model")
+    params, _ = functional(nnx.merge(graph, state))
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(TrainState(params, (), jnp.asarray(7)), {"position": 0})
+    return folder, run
+
+
+def _table(folder):
+    with (folder / "predictions.tsv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def base_result(base_model_dir, shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("base")
+    config = EvaluateConfig(shards=shards, model=str(base_model_dir), out=out, batch_size=N_CLIPS, max_new_tokens=60)
+    return evaluate(config, jax.devices()[:ONE_DEVICE]), out
+
+
+def test_the_scores_are_those_of_the_predictions_it_wrote(base_result):
+    result, out = base_result
+    assert json.loads((out / "scores.json").read_text()) == result
+    rows = _table(out)
+    references, hypotheses = [row["reference"] for row in rows], [row["hypothesis"] for row in rows]
+    assert result["wer"] == pytest.approx(100 * jiwer.wer(references, hypotheses), rel=1e-12)  # one division apart
+    assert result["cer"] == pytest.approx(100 * jiwer.cer(references, hypotheses), rel=1e-12)
+    assert 0 < result["wer_normalised"] < result["wer"] < 50  # base hears these clips, with a few words wrong
+
+
+def test_the_predictions_stand_in_the_corpus_order_and_hold_each_clean_clip_once(base_result, sample_corpus):
+    with (sample_corpus / "test.tsv").open(encoding="utf-8") as file:
+        corpus = list(csv.DictReader(file, delimiter="\t"))[:N_CLIPS]
+    rows = _table(base_result[1])
+    assert [row["id"] for row in rows] == [row["path"] for row in corpus]
+    assert [row["reference"] for row in rows] == [row["sentence"] for row in corpus]
+
+
+def test_every_second_is_accounted_for(base_result):
+    result, _ = base_result
+    assert result["clips"] == N_CLIPS
+    assert set(result["seconds"]) == {"load", "compile", "decode", "score"}
+    assert all(seconds > 0 for seconds in result["seconds"].values())
+    assert result["clips_per_second"] == pytest.approx(N_CLIPS / result["seconds"]["decode"], rel=1e-12)
+    assert result["settings"]["prompt"] == [50258, 50274, 50359, 50363]  # Italian, as the shards say
+
+
+def test_a_run_scores_as_the_same_weights_in_a_folder_whatever_the_batch(small_model, shards, tmp_path):
+    folder, run = small_model
+    of_folder = EvaluateConfig(shards=shards, model=str(folder), out=tmp_path, batch_size=4, max_new_tokens=20)
+    of_run = dataclasses.replace(of_folder, model="", run=run, out=None, batch_size=3)
+    evaluate(of_folder, jax.devices()[:ONE_DEVICE])
+    result = evaluate(of_run, jax.devices()[:ONE_DEVICE])
+    assert result["model"] == f"{run} step 7"
+    assert _table(run / "evaluate-test") == _table(tmp_path)
+    assert len({row["hypothesis"] for row in _table(tmp_path)}) > 1
+
+
+def test_the_command_prints_the_table_and_where_the_scores_are(small_model, shards, tmp_path, monkeypatch, capsys):
+    options = ["--model", small_model[0], "--shards", shards, "--limit", 2, "--batch-size", 1, "--max-new-tokens", 5]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, options), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr("jax_train.evaluate.compilation_cache", lambda: None)  # the tests have set their own
+    main()
+    said = capsys.readouterr().out
+    assert "2 clips" in said
+    assert "normalised" in said
+    assert said.splitlines()[-1] == str(tmp_path / "out" / "scores.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "dev"}, "has no split 'dev'; there are: test"),
+        ({"language": "xx"}, "no language 'xx'"),
+        ({"max_new_tokens": 1000}, "max_new_tokens 1000"),
+        ({"model": "no/such/model"}, "no such folder"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"limit": -1}, "--limit -1"),
+        ({"model": ""}, "give either --model"),
+        ({"run": "RUN"}, "give either --model"),
+    ],
+)
+def test_bad_input_is_said(small_model, shards, options, message):
+    fields = {"shards": shards, "model": str(small_model[0]), **options}
+    with pytest.raises(UserError, match=message):
+        evaluate(EvaluateConfig(**fields), jax.devices()[:ONE_DEVICE])
+
+
+def test_a_folder_that_is_no_run_is_said(shards, tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        evaluate(EvaluateConfig(shards=shards, run=tmp_path))
+
+
+def test_shards_of_another_mel_size_end_the_command_in_one_line(small_model, shards, tmp_path, monkeypatch, capsys):
+    copy_small_files(small_model[0], tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"num_mel_bins": 128}))
+    (tmp_path / "model.safetensors").write_bytes((small_model[0] / "model.safetensors").read_bytes())
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--model", str(tmp_path), "--shards", str(shards)])
+    monkeypatch.setattr("jax_train.evaluate.compilation_cache", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        command(main)()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    assert "has 80 mel bins" in said
+    assert "takes 128" in said
