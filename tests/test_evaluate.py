@@ -46,11 +46,10 @@ def small_model(base_model_dir, tmp_path_factory):
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | sizes | heads))
-    graph, state = nnx.split(Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0)))
-    state = jax.tree.map(lambda value: value * 10, state)  # larger than the usual 0.02: clips give different words
-    save_file(to_torch_tensors(state), folder / "model.safetensors")
+    params, build = functional(Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0)))
+    params = {name: value * 10 for name, value in params.items()}  # larger than the usual 0.02: clips differ in words
+    save_file(to_torch_tensors(nnx.state(build(params))), folder / "model.safetensors")
     copy_small_files(folder, run / "model")
-    params, _ = functional(nnx.merge(graph, state))
     with Checkpoints(run) as checkpoints:
         checkpoints.save(TrainState(params, (), jnp.asarray(7)), {"position": 0})
     return folder, run
