@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from serving.errors import AudioError
 
 SAMPLE_RATE = 16_000  # Hz, the rate Whisper was trained on
-MAX_SECONDS = 2 * 3600.0  # a lecture; its log-mel takes about 3 GB while it is computed
+MAX_SECONDS = 2 * 3600.0  # a lecture; its log-mel takes about 4 GB while it is computed
 MIN_SAMPLES = 160  # one hop of the log-mel, 10 ms
 
 
@@ -84,12 +84,13 @@ def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
             if resampler is None or now != layout:  # a stream may change from stereo to mono, or its rate
                 if resampler is not None:
                     yield from _samples(resampler.resample(None))
-                resampler, layout = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE), now
+                resampler, layout = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), now
             yield from _samples(resampler.resample(frame))
         if resampler is not None:
             yield from _samples(resampler.resample(None))
 
 
 def _samples(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
+    """The mean of the channels: FFmpeg's own mix adds them up, and a loud stereo voice would pass full scale."""
     for frame in frames:
-        yield frame.to_ndarray().reshape(-1)
+        yield frame.to_ndarray().mean(axis=0, dtype=np.float32)

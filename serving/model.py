@@ -44,9 +44,7 @@ def load_model(folder: Path, dtype: torch.dtype, needs: tuple[str, ...] = ()) ->
             output_loading_info=True,
         )
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"{folder}: transformers cannot load it ({_first_line(error)}); export the model again"
-        ) from error
+        raise ModelError(f"{folder}: does not load ({_first_line(error)}); export the model again") from error
     wrong = {kind: sorted(map(str, report[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
     if any(wrong.values()):
         said = "; ".join(f"{len(names)} {kind}: {', '.join(names[:3])}" for kind, names in wrong.items() if names)

@@ -135,14 +135,18 @@ class Transcriber:
                 **self.options,
             )["segments"][0]
         return [
-            Segment(min(float(s["start"]), seconds), min(float(s["end"]), seconds), self._text(s["tokens"]))
-            for s in found
+            Segment(_within(s["start"], seconds), _within(s["end"], seconds), self._text(s["tokens"])) for s in found
         ]
 
     def _text(self, tokens_L: torch.Tensor) -> str:
         """The words: in Whisper's vocabulary every special token and timestamp follows the end-of-text token."""
         eos = self.model.config.eos_token_id
         return self.tokenizer.decode([token for token in tokens_L.tolist() if token < eos])
+
+
+def _within(time: torch.Tensor, seconds: float) -> float:
+    """A timestamp of a recording that ends at `seconds`: a multiple of 0.02 s, which may overshoot the end."""
+    return min(round(time.item(), 2), seconds)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""The page as people start it, `python -m serving.app`, in a process of its own: Gradio leaves event loops unclosed,
+which in this process would fail whichever test the garbage collector met them in."""
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+START_SECONDS = 240  # importing and loading takes some ten; a busy machine more
+
+
+@dataclass(frozen=True)
+class Page:
+    """A running page: its address, its process id, and where its uploads lie."""
+
+    url: str
+    process: subprocess.Popen[str]
+    uploads: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running_page(model: Path, tmp: Path) -> Iterator[Page]:
+    """A page that said `ready`; ended when the block ends, and its output must then be that line alone."""
+    environment = os.environ | {"TMPDIR": str(tmp)}
+    arguments = [sys.executable, "-m", "serving.app", "--model", str(model), "--port", str(free_port())]
+    with subprocess.Popen(
+        arguments, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        lines: queue.Queue[str] = queue.Queue()
+        reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True)
+        reader.start()
+        try:
+            first = lines.get(timeout=START_SECONDS)
+            assert first.startswith("ready: http://"), first
+            (uploads,) = tmp.glob("sussurro-*")
+            yield Page(first.removeprefix("ready:").strip(), process, uploads)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+            reader.join()
+    assert lines.empty(), [lines.get() for _ in range(lines.qsize())]
+    assert process.returncode == 0
+    assert not uploads.exists()

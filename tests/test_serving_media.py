@@ -1,0 +1,148 @@
+"""Recordings of all kinds become float32 mono at 16 kHz, or an error that says what is wrong with them."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from serving.errors import AudioError
+from serving.media import (
+    SAMPLE_RATE,
+    NoSoundError,
+    NotFoundError,
+    NotMediaError,
+    TooLongError,
+    load_audio,
+)
+from serving.words import ENGLISH, ITALIAN, explain, in_language_of
+
+TONE_HZ = 440.0
+
+
+def tone(rate: int, seconds: float) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * TONE_HZ * np.arange(int(rate * seconds)) / rate).astype(np.float32)
+
+
+def encode(path: Path, codec: str, rate: int, audio_N: np.ndarray, video: bool = False) -> Path:
+    """`audio_N` as an encoded file, written by PyAV's encoder."""
+    with av.open(path, "w") as container:
+        picture = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p") if video else None
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        if picture is not None:
+            for _ in range(10):
+                image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+                container.mux(picture.encode(image))
+            container.mux(picture.encode())
+        frame = av.AudioFrame.from_ndarray(audio_N[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for part in av.AudioResampler(stream.format, stream.layout, rate, frame_size=stream.frame_size).resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_clip_is_what_libsndfile_and_soxr_make_of_it(sample_corpus: Path) -> None:
+    """3 % of full scale: the two resamplers roll off differently above 7 kHz, and agree closely below."""
+    for clip in sorted((sample_corpus / "clips").glob("*.mp3"))[:3]:
+        raw_N, rate = soundfile.read(clip, dtype="float32")
+        want_N = soxr.resample(raw_N, rate, SAMPLE_RATE)
+        got_N = load_audio(clip)
+        assert got_N.dtype == np.float32
+        assert abs(got_N.size - want_N.size) <= 1
+        n = min(got_N.size, want_N.size)
+        np.testing.assert_allclose(got_N[:n], want_N[:n], rtol=0, atol=0.03)
+        assert np.corrcoef(got_N[:n], want_N[:n])[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_a_tone_keeps_pitch_length_and_level_at_any_rate_and_channel_count(
+    tmp_path: Path, rate: int, channels: int
+) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, np.stack([tone(rate, 1.0)] * channels, axis=1), rate)
+    audio_N = load_audio(path)
+    assert audio_N.shape == (SAMPLE_RATE,)
+    assert np.abs(np.fft.rfft(audio_N)).argmax() == TONE_HZ  # one second: bins are 1 Hz apart
+    middle_N = audio_N[2000:-2000]  # the ends see the resampler's edge
+    assert np.abs(middle_N).max() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "video"),
+    [("a.m4a", "aac", False), ("a.webm", "libopus", False), ("a.mp4", "aac", True), ("a.flac", "flac", False)],
+)
+def test_phone_browser_and_video_files_are_read(tmp_path: Path, name: str, codec: str, video: bool) -> None:
+    """0.1 s: an encoder may add a frame of padding at either end."""
+    path = encode(tmp_path / name, codec, 48_000, tone(48_000, 2.0), video)
+    audio_N = load_audio(path)
+    assert audio_N.size / SAMPLE_RATE == pytest.approx(2.0, abs=0.1)
+    second_N = audio_N[8_000 : 8_000 + SAMPLE_RATE]
+    assert np.abs(np.fft.rfft(second_N)).argmax() == TONE_HZ
+
+
+def silent_video(folder: Path) -> Path:
+    path = folder / "silent.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    return path
+
+
+def wav(folder: Path, audio_N: np.ndarray, subtype: str = "FLOAT") -> Path:
+    soundfile.write(folder / "x.wav", audio_N, SAMPLE_RATE, subtype=subtype)
+    return folder / "x.wav"
+
+
+def junk(folder: Path) -> Path:
+    (folder / "x.mp3").write_bytes(np.random.default_rng(0).bytes(50_000))
+    return folder / "x.mp3"
+
+
+def empty(folder: Path) -> Path:
+    (folder / "x.mp3").write_bytes(b"")
+    return folder / "x.mp3"
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "says"),
+    [
+        (lambda folder: folder / "none.mp3", NotFoundError, "no such file"),
+        (empty, NoSoundError, "0 bytes"),
+        (junk, NotMediaError, "does not decode from the start"),
+        (silent_video, NoSoundError, "has no audio track"),
+        (lambda folder: wav(folder, np.zeros(0, np.float32)), NoSoundError, "empty"),
+        (lambda folder: wav(folder, np.full(4000, np.nan, np.float32)), NotMediaError, "not numbers"),
+        (lambda folder: wav(folder, np.zeros(SAMPLE_RATE * 4, np.float32), "PCM_16"), TooLongError, "0.05 minutes"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path, make, kind: type[AudioError], says: str) -> None:
+    path = make(tmp_path)
+    with pytest.raises(kind, match=says) as caught:
+        load_audio(path, max_seconds=3.0)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("playlist", ["ffconcat version 1.0\nfile clip.wav\n", "#EXTM3U\n#EXTINF:1,\nclip.wav\n"])
+def test_a_playlist_opens_no_other_file(tmp_path: Path, playlist: str) -> None:
+    """The first of the two plays its neighbour when FFmpeg is given its path."""
+    soundfile.write(tmp_path / "clip.wav", tone(SAMPLE_RATE, 1.0), SAMPLE_RATE)
+    (tmp_path / "list.m3u8").write_text(playlist)
+    with pytest.raises(AudioError):
+        load_audio(tmp_path / "list.m3u8")
+
+
+def test_the_page_speaks_the_visitors_language() -> None:
+    assert ENGLISH.keys() == ITALIAN.keys()
+    assert in_language_of("it-IT,it;q=0.9,en;q=0.8") is ITALIAN
+    assert in_language_of("fr-FR,it;q=0.9") is ITALIAN
+    assert in_language_of("fr") is ENGLISH
+    assert in_language_of("") is ENGLISH
+    assert "120" in explain(TooLongError("/secret/path.wav: long"), ITALIAN)
+    assert "secret" not in explain(TooLongError("/secret/path.wav: long"), ENGLISH)

@@ -1,0 +1,88 @@
+"""The page over HTTP, as a program uses it: text back, plain words for what cannot be read, nothing kept."""
+
+import csv
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jiwer
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from tests.page_process import REPOSITORY, Page, free_port, running_page
+
+
+@pytest.fixture(scope="module")
+def page(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with running_page(base_model_dir, tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def clip(sample_corpus: Path) -> tuple[Path, str]:
+    """A test clip and its sentence."""
+    with (sample_corpus / "test.tsv").open(encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return sample_corpus / "clips" / row["path"], row["sentence"]
+
+
+def client(page: Page, language: str = "en") -> Client:
+    return Client(page.url, verbose=False, analytics_enabled=False, headers={"Accept-Language": language})
+
+
+def test_a_file_gives_its_text(page: Page, clip: tuple[Path, str]) -> None:
+    """Half of the words: base itself errs on some; the exact text is compared in test_serving_transcribe.py."""
+    recording, sentence = clip
+    text = client(page).predict(handle_file(str(recording)), api_name="/transcribe")
+    assert jiwer.wer(sentence.lower(), text.lower()) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("language", "says"),
+    [("en-GB", "This file could not be read as audio or video."), ("it-IT", "Il file non è leggibile")],
+)
+def test_a_file_that_is_no_recording_is_answered_in_plain_words(page: Page, tmp_path, language: str, says: str) -> None:
+    (tmp_path / "letter.mp3").write_bytes(b"Cara Anna, " * 1000)
+    with pytest.raises(AppError, match=says) as caught:
+        client(page, language).predict(handle_file(str(tmp_path / "letter.mp3")), api_name="/transcribe")
+    assert "letter" not in str(caught.value)
+
+
+def test_no_recording_is_answered_in_plain_words(page: Page) -> None:
+    with pytest.raises(AppError, match="There is no recording yet"):
+        client(page).predict(None, api_name="/transcribe")
+
+
+def test_the_api_is_one_endpoint(page: Page) -> None:
+    assert list(client(page).view_api(print_info=False, return_format="dict")["named_endpoints"]) == ["/transcribe"]
+
+
+def test_uploads_lie_in_the_pages_own_folder(page: Page, clip: tuple[Path, str]) -> None:
+    """That they are gone when it stops, `running_page` checks at its end."""
+    client(page).predict(handle_file(str(clip[0])), api_name="/transcribe")
+    assert [file.name for file in page.uploads.rglob("*.mp3")].count(clip[0].name) >= 1
+
+
+def start(*arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "serving.app", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_2(base_model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, out, err = start("--model", str(base_model_dir), "--port", str(port))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: 127.0.0.1:{port}: cannot be listened on (Address already in use)")
+    assert err.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    code, out, err = start("--model", str(tmp_path / "nowhere"), "--port", str(free_port()))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path / 'nowhere'}: no such folder")
+    assert err.count("\n") == 1
