@@ -83,7 +83,7 @@ class Windows:
         if plan.batch_size % processes:
             raise UserError(f"--batch-size {plan.batch_size} does not divide by {processes} processes")
         self._shards, self._plan, self._prompt = shards, plan, prompt
-        self._n_mels = int(shards.manifest["n_mels"])
+        self._n_mels = int(shards.manifest["features"]["n_mels"])
         self.local_batch = plan.batch_size // processes
         self._first = process * self.local_batch
 

@@ -78,14 +78,20 @@ def run_model_folder(run: Path) -> Path:
 def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     """The newest checkpoint's model, computing in `dtype`, and its step."""
     config = WhisperConfig.from_folder(run_model_folder(run))
-    params, build = functional(Whisper(config, dtype))
+    params, buffers, build = functional(Whisper(config, dtype))
     folder = (run / "checkpoints").absolute()
     manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True, create=False))
     step = manager.latest_step() if folder.is_dir() else None
     if step is None:
         raise UserError(f"{run}: no complete checkpoint in it; run `make train` with this RUN first")
-    abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, params)}
-    path = folder / str(step) / "state"
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
+        {"params": params, "buffers": buffers},
+    )
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        found = checkpointer.restore(path, args=ocp.args.PyTreeRestore(abstract, partial_restore=True))
-    return build(found["params"]), step
+        found = checkpointer.restore(
+            folder / str(step) / "state", args=ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True)
+        )
+    return build(found["params"], found["buffers"]), step

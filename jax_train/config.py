@@ -116,7 +116,7 @@ class TrainConfig:
     timestamps: float = 0.5
     """Share of packed windows whose labels carry the clips' boundaries as timestamp tokens."""
     single: float = 0.1
-    """Share of clips that stay alone in their window when packing, so that short-audio behaviour is kept."""
+    """Share of packed windows that hold a single clip, so that short-audio behaviour is kept."""
     learning_rate: float = 0.0
     """Peak learning rate; 0: the field's for this model size."""
     warmup: float = 0.1

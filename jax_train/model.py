@@ -237,15 +237,21 @@ def _gelu(x: Array) -> Array:
 
 
 Params = dict[str, Array]
+"""Arrays by dotted path, for example `encoder.layers.0.fc1.kernel`."""
 
 
-def functional(model: Whisper) -> tuple[Params, Callable[[Params], Whisper]]:
-    """A model's trainable parameters by dotted path, and what builds the model again from such parameters."""
-    definition, params, buffers = nnx.split(model, nnx.Param, ...)
-    variables = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(params)}
+def functional(model: Whisper) -> tuple[Params, Params, Callable[[Params, Params], Whisper]]:
+    """A model's trainable parameters, its buffers, and what builds the model again from such two."""
+    definition, params, buffers = nnx.split(model, nnx.Param, Buffer)
 
-    def build(values: Params) -> Whisper:
-        flat = {path: variable.replace(values[name]) for name, (path, variable) in variables.items()}
-        return nnx.merge(definition, nnx.from_flat_state(flat), buffers)
+    def by_name(state: nnx.State) -> Params:
+        return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
-    return {name: variable[...] for name, (_, variable) in variables.items()}, build
+    def filled(state: nnx.State, values: Params) -> nnx.State:
+        flat = {path: var.replace(values[".".join(map(str, path))]) for path, var in nnx.to_flat_state(state)}
+        return nnx.from_flat_state(flat)
+
+    def build(new_params: Params, new_buffers: Params) -> Whisper:
+        return nnx.merge(definition, filled(params, new_params), filled(buffers, new_buffers))
+
+    return by_name(params), by_name(buffers), build

@@ -29,6 +29,7 @@ class TrainState(NamedTuple):
     """What a step changes and a checkpoint holds."""
 
     params: Params
+    buffers: Params
     opt_state: optax.OptState
     step: Int[Array, ""]
 
@@ -101,28 +102,28 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def replicate(state: TrainState, mesh: Mesh) -> TrainState:
-    """A copy of the state on every device of the mesh."""
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    """A copy of the state on every device of the mesh, which a step may consume."""
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()), may_alias=False)
 
 
 def make_train_step(
-    build: Callable[[Params], Whisper], optimizer: optax.GradientTransformation, mesh: Mesh
+    build: Callable[[Params, Params], Whisper], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Window], tuple[TrainState, Metrics]]:
     """The compiled step over `mesh`; it consumes the state it is given."""
 
-    def summed_loss(params: Params, batch: Window) -> tuple[Array, Array]:
+    def summed_loss(params: Params, buffers: Params, batch: Window) -> tuple[Array, Array]:
         log_mel_BFM = restore(batch.log_mel_q_FM, batch.log_mel_max_F)
-        return token_loss(build(params)(log_mel_BFM, batch.tokens_L), batch.labels_L)
+        return token_loss(build(params, buffers)(log_mel_BFM, batch.tokens_L), batch.labels_L)
 
     def step(state: TrainState, batch: Window) -> tuple[TrainState, Metrics]:
         own = jax.lax.pcast(state.params, "data", to="varying")
-        (nats, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(own, batch)
+        (nats, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(own, state.buffers, batch)
         nats, tokens, grads = jax.lax.psum((nats, tokens, grads), "data")
         count = jnp.maximum(tokens, 1).astype(jnp.float32)
         grads = jax.tree.map(lambda grad: grad / count, grads)
         params, opt_state = apply(optimizer, grads, state)
         metrics = Metrics(nats / count, tokens, optax.tree.norm(grads))
-        return TrainState(params, opt_state, state.step + 1), metrics
+        return TrainState(params, state.buffers, opt_state, state.step + 1), metrics
 
     whole, split = PartitionSpec(), PartitionSpec("data")
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=(whole, whole))

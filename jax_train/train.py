@@ -58,18 +58,19 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     # 3. Model
     model = load_model(folder, jnp.dtype(config.compute_dtype))
-    if model.config.num_mel_bins != shards.manifest["n_mels"]:
+    n_mels = shards.manifest["features"]["n_mels"]
+    if n_mels != model.config.num_mel_bins:
         raise UserError(
-            f"{config.shards}: features of {shards.manifest['n_mels']} mel bins, {config.model} takes "
+            f"{config.shards}: features of {n_mels} mel bins, {config.model} takes "
             f"{model.config.num_mel_bins}; run `make featurize` with MODEL={config.model}"
         )
-    params, build = functional(model)
+    params, buffers, build = functional(model)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config)
     schedule = learning_rate_schedule(config, peak, plan.steps)
     optimizer = make_optimizer(config, schedule)
-    state = replicate(TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
+    state = replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
     train_step = make_train_step(build, optimizer, mesh)
 
     # 5. Restore

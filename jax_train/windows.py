@@ -106,15 +106,17 @@ def plan_epoch(
 ) -> EpochPlan:
     """Every clip once, as one of its copies: a function of (index, seed, epoch) and the options alone.
 
-    `packed` fills windows best-fit until 30 s or `max_tokens` are full; a share `single` of the clips stays alone and
-    a share `timestamps` of the windows is taught timestamps. `padded` is one clip a window, without timestamps.
+    `packed` fills windows best-fit until 30 s or `max_tokens` are full; a share `single` of the
+    windows keeps a clip to itself, and a share `timestamps` is taught timestamps. `padded` is one clip a window, without timestamps.
     """
     rng = np.random.default_rng([seed, epoch])
     rows = rng.permutation(_one_copy_each(index, rng))
     if windows == "padded":
         return EpochPlan([rows[i : i + 1] for i in range(len(rows))], np.zeros(len(rows), bool))
-    alone = rng.random(len(rows)) < single
     frames = slot_frames(index["frames"][rows])
+    windows_needed = int(frames.sum()) / N_FRAMES
+    n_alone = len(rows) if single == 1.0 else min(len(rows), round(windows_needed * single / (1.0 - single)))
+    alone = np.arange(len(rows)) < n_alone
     tokens = index["tokens"][rows].astype(np.int64) + TOKENS_AROUND_CLIP
     packed = _best_fit(frames[~alone], tokens[~alone], max_tokens - TOKENS_AROUND_WINDOW)
     together = rows[~alone]

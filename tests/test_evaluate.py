@@ -46,12 +46,12 @@ def small_model(base_model_dir, tmp_path_factory):
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | sizes | heads))
-    params, build = functional(Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0)))
+    params, buffers, build = functional(Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0)))
     params = {name: value * 10 for name, value in params.items()}  # larger than the usual 0.02: clips differ in words
-    save_file(to_torch_tensors(nnx.state(build(params))), folder / "model.safetensors")
+    save_file(to_torch_tensors(nnx.state(build(params, buffers))), folder / "model.safetensors")
     copy_small_files(folder, run / "model")
     with Checkpoints(run) as checkpoints:
-        checkpoints.save(TrainState(params, (), jnp.asarray(7)), {"position": 0})
+        checkpoints.save(TrainState(params, buffers, (), jnp.asarray(7)), {"position": 0})
     return folder, run
 
 

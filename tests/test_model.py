@@ -70,10 +70,10 @@ def test_logits_equal_hugging_face(model_dir, batch):
 
 def test_loss_and_gradients_equal_hugging_face(model_dir, batch):
     want_loss, want, _ = torch_gradients(model_dir, batch)
-    params, build = functional(load_model(model_dir))
+    params, buffers, build = functional(load_model(model_dir))
 
     def loss(params, log_mel, tokens, labels):
-        nats, count = token_loss(build(params)(log_mel, tokens), labels)
+        nats, count = token_loss(build(params, buffers)(log_mel, tokens), labels)
         return nats / count.astype(jnp.float32)
 
     got_loss, gradients = jax.jit(jax.value_and_grad(loss))(params, *map(jnp.asarray, batch))
@@ -88,17 +88,17 @@ def test_loss_and_gradients_equal_hugging_face(model_dir, batch):
 
 def test_one_adamw_step_equals_pytorch(model_dir, batch):
     _, gradients, want = torch_gradients(model_dir, batch, update=True)
-    params, build = functional(load_model(model_dir))
+    params, buffers, build = functional(load_model(model_dir))
     config = TrainConfig(shards=Path(), run=Path(), weight_decay=0.0)
     optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
     before = in_torch_layout(params)
 
     def update(params, log_mel, tokens, labels):
         def loss(params):
-            nats, count = token_loss(build(params)(log_mel, tokens), labels)
+            nats, count = token_loss(build(params, buffers)(log_mel, tokens), labels)
             return nats / count.astype(jnp.float32)
 
-        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        state = TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32))
         return apply(optimizer, jax.grad(loss)(params), state)[0]
 
     got = in_torch_layout(jax.jit(update)(params, *map(jnp.asarray, batch)))
@@ -160,9 +160,9 @@ def test_the_step_on_eight_devices_gives_the_parameters_of_one(tmp_path):
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = data_mesh(devices)
-        params, build = functional(model)
+        params, buffers, build = functional(model)
         step = make_train_step(build, optimizer, mesh)
-        state = replicate(TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
+        state = replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
         losses = []
         for seed in range(3):
             state, metrics = step(state, random_batch(seed, mesh, batch=8))
