@@ -46,9 +46,7 @@ def _attend_by_head(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, is_causal: bool
 
     scaled_BLHK = q_BLHK * jnp.asarray(size**-0.5, q_BLHK.dtype)
     one_head = functools.partial(_one_head, is_causal)
-    out_NLK = jax.lax.map(
-        lambda qkv: one_head(*qkv), (by_head(scaled_BLHK), by_head(k_BSHK), by_head(v_BSHK))
-    )
+    out_NLK = jax.lax.map(lambda qkv: one_head(*qkv), (by_head(scaled_BLHK), by_head(k_BSHK), by_head(v_BSHK)))
     return jnp.swapaxes(out_NLK.reshape(batch, heads, -1, size), 1, 2)
 
 

@@ -10,7 +10,6 @@ B windows, F mel frames, M mel bins, L tokens, V vocabulary.
 import dataclasses
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import tempfile

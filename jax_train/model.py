@@ -144,9 +144,7 @@ class DecoderLayer(nnx.Module):
         self.fc2 = build.linear(config.decoder_ffn_dim, config.d_model)
         self.final_layer_norm = build.norm(config.d_model)
 
-    def __call__(
-        self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"]
-    ) -> Float[Array, "B L D"]:
+    def __call__(self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B L D"]:
         """The stream after this layer, given the encoder's hidden states."""
         normed_BLD = self.self_attn_layer_norm(x_BLD)
         x_BLD = x_BLD + self.self_attn(normed_BLD, normed_BLD, is_causal=True)
@@ -199,9 +197,7 @@ class Decoder(nnx.Module):
         """Token plus position embeddings; the first token stands at position `first`."""
         return self.embed_tokens(tokens_BL) + self.embed_positions(first + jnp.arange(tokens_BL.shape[1]))[None]
 
-    def __call__(
-        self, tokens_BL: Int[Array, "B L"], hidden_BSD: Float[Array, "B S D"]
-    ) -> Float[Array, "B L D"]:
+    def __call__(self, tokens_BL: Int[Array, "B L"], hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B L D"]:
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
         x_BLD = self.embed(tokens_BL)
         for layer in self.layers:
@@ -225,9 +221,7 @@ class Whisper(nnx.Module):
         self.encoder = Encoder(config, build)
         self.decoder = Decoder(config, build)
 
-    def __call__(
-        self, log_mel_BFM: Float[Array, "B F M"], tokens_BL: Int[Array, "B L"]
-    ) -> Float[Array, "B L V"]:
+    def __call__(self, log_mel_BFM: Float[Array, "B F M"], tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L V"]:
         """Float32 logits of the token after each of `tokens_BL`."""
         return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM)))
 

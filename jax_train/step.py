@@ -81,15 +81,11 @@ def make_optimizer(config: TrainConfig, schedule: optax.Schedule) -> optax.Gradi
 
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
-            schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decayed
-        ),
+        optax.adamw(schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decayed),
     )
 
 
-def apply(
-    optimizer: optax.GradientTransformation, grads: Params, state: TrainState
-) -> tuple[Params, optax.OptState]:
+def apply(optimizer: optax.GradientTransformation, grads: Params, state: TrainState) -> tuple[Params, optax.OptState]:
     """Parameters and optimizer state after one update. Optax itself mixes types that strict promotion refuses."""
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -26,7 +26,6 @@ from jax_train.model import functional
 from jax_train.pretrained import model_folder
 from jax_train.runlog import SUMMARY, RunLog, write_json
 from jax_train.step import (
-    Metrics,
     TrainState,
     data_mesh,
     learning_rate_schedule,
@@ -114,7 +113,7 @@ def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> No
 
 
 def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
-    """Make RUN's folder, or check that the run found there computes the same. Raises `UserError` with the difference."""
+    """Make RUN's folder, or check that the run there computes the same. Raises `UserError` with the difference."""
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     settings["data"] = hashlib.sha256(json.dumps(shards.manifest, sort_keys=True).encode()).hexdigest()
     settings["architecture"] = json.loads((folder / "config.json").read_text())["d_model"]
@@ -123,10 +122,14 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
         before = json.loads(path.read_text())
         names = sorted((before.keys() | settings.keys()) - MAY_CHANGE)
         changed = [
-            f"{name} {before.get(name)} → {settings.get(name)}" for name in names if before.get(name) != settings.get(name)
+            f"{name} {before.get(name)} → {settings.get(name)}"
+            for name in names
+            if before.get(name) != settings.get(name)
         ]
         if changed:
-            raise UserError(f"{config.run}: holds another run: {'; '.join(changed)}; give another RUN, or these settings")
+            raise UserError(
+                f"{config.run}: holds another run: {'; '.join(changed)}; give another RUN, or these settings"
+            )
         return
     copy_small_files(folder, config.run / "model")
     write_json(path, settings)

@@ -11,6 +11,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jax import Array
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 from tokenizers import Tokenizer
 
@@ -29,13 +30,13 @@ OPEN_WINDOWS = 1024  # more than this fill the last per mille of a window, no mo
 class Window(NamedTuple):
     """One training window, or a batch of them along a new first axis. The features travel as uint8."""
 
-    log_mel_q_FM: UInt8[np.ndarray, "*B F M"]
+    log_mel_q_FM: UInt8[np.ndarray | Array, "*B F M"]
     """The clips' quantised log-mel, end to end."""
-    log_mel_max_F: Float32[np.ndarray, "*B F"]
+    log_mel_max_F: Float32[np.ndarray | Array, "*B F"]
     """The maximum of the clip each frame belongs to; −inf where there is none."""
-    tokens_L: Int32[np.ndarray, "*B L"]
+    tokens_L: Int32[np.ndarray | Array, "*B L"]
     """What the decoder reads."""
-    labels_L: Int32[np.ndarray, "*B L"]
+    labels_L: Int32[np.ndarray | Array, "*B L"]
     """What it shall write: the same, one to the left; IGNORE past the end."""
 
 
@@ -64,11 +65,13 @@ class Prompt:
             "no_timestamps": "<|notimestamps|>",
             "end": "<|endoftext|>",
         }
-        ids = {field: tokenizer.token_to_id(name) for field, name in names.items()}
-        unknown = [names[field] for field, number in ids.items() if number is None]
+        found = {field: tokenizer.token_to_id(name) for field, name in names.items()}
+        unknown = [names[field] for field, number in found.items() if number is None]
         if unknown:
-            raise UserError(f"language {language!r}: the tokenizer has no {', '.join(unknown)}; use a multilingual model")
-        return cls(**ids)
+            raise UserError(
+                f"language {language!r}: the tokenizer has no {', '.join(unknown)}; use a multilingual model"
+            )
+        return cls(**{field: number for field, number in found.items() if number is not None})
 
     def ids(self) -> tuple[int, int, int, int]:
         """What a transcript without timestamps starts with."""
@@ -106,8 +109,8 @@ def plan_epoch(
 ) -> EpochPlan:
     """Every clip once, as one of its copies: a function of (index, seed, epoch) and the options alone.
 
-    `packed` fills windows best-fit until 30 s or `max_tokens` are full; a share `single` of the
-    windows keeps a clip to itself, and a share `timestamps` is taught timestamps. `padded` is one clip a window, without timestamps.
+    `packed` fills windows best-fit until 30 s or `max_tokens` are full; a share `single` of the windows keeps a clip to
+    itself, and a share `timestamps` is taught timestamps. `padded` is one clip a window, without timestamps.
     """
     rng = np.random.default_rng([seed, epoch])
     rows = rng.permutation(_one_copy_each(index, rng))

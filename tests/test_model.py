@@ -112,7 +112,15 @@ def test_one_adamw_step_equals_pytorch(model_dir, batch):
 
 def test_published_sizes_have_the_published_parameter_counts():
     """Millions of parameters, table 1 of the paper and the cards of large-v3 and its turbo."""
-    published = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "large": 1550, "large-v3": 1550, "large-v3-turbo": 809}
+    published = {
+        "tiny": 39,
+        "base": 74,
+        "small": 244,
+        "medium": 769,
+        "large": 1550,
+        "large-v3": 1550,
+        "large-v3-turbo": 809,
+    }
     for name, millions in published.items():
         leaves = jax.tree.leaves(nnx.state(Whisper(PUBLISHED[name])))
         count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
@@ -147,7 +155,9 @@ def test_a_missing_tensor_names_itself(tmp_path):
     tensors = read_safetensors(folder)
     tensors["model.encoder.surplus"] = tensors.pop("model.encoder.conv1.bias")
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"missing \['model.encoder.conv1.bias'\], unexpected \['model.encoder.surplus'\]"):
+    with pytest.raises(
+        UserError, match=r"missing \['model.encoder.conv1.bias'\], unexpected \['model.encoder.surplus'\]"
+    ):
         load_model(folder)
 
 

@@ -59,7 +59,7 @@ class _Hub(BaseHTTPRequestHandler):
         else:
             self._send(json.dumps({"id": "openai/whisper-tiny", "sha": self.commit, "siblings": []}).encode())
 
-    do_HEAD = do_GET  # noqa: N815 - the standard library's name
+    do_HEAD = do_GET
 
     def _send(self, body, status=200, headers=()):
         self.send_response(status)

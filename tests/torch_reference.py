@@ -1,4 +1,4 @@
-"""Hugging Face's PyTorch Whisper beside ours, on the same weights and batches: the truth the model is tested against."""
+"""Hugging Face's PyTorch Whisper beside ours, on the same weights and batches: the truth for the model's tests."""
 
 from pathlib import Path
 
@@ -35,17 +35,18 @@ def small_model_dir(folder: Path, n_mels: int = 80, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(HFConfig(num_mel_bins=n_mels, **SMALL))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim > 1 else 0.3))
-        del name
     model.save_pretrained(folder)
     return folder
 
 
 def load_torch(folder: Path) -> WhisperForConditionalGeneration:
     """The folder's model in PyTorch float32, attention written out (eager)."""
-    return WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return WhisperForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 def speech_features(corpus: Path, names: list[str], n_mels: int = 80) -> np.ndarray:
@@ -67,7 +68,9 @@ def random_tokens(rng: np.random.Generator, batch: int, length: int, vocab_size:
     return tokens, labels
 
 
-def torch_loss(model: WhisperForConditionalGeneration, log_mel: np.ndarray, tokens: np.ndarray, labels: np.ndarray) -> torch.Tensor:
+def torch_loss(
+    model: WhisperForConditionalGeneration, log_mel: np.ndarray, tokens: np.ndarray, labels: np.ndarray
+) -> torch.Tensor:
     """PyTorch's mean cross-entropy over the labels that are not ignored."""
     logits = model(
         input_features=torch.from_numpy(log_mel.transpose(0, 2, 1).copy()),
