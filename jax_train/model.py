@@ -235,17 +235,24 @@ Params = dict[str, Array]
 
 
 def functional(model: Whisper) -> tuple[Params, Params, Callable[[Params, Params], Whisper]]:
-    """A model's trainable parameters, its buffers, and what builds the model again from such two."""
-    definition, params, buffers = nnx.split(model, nnx.Param, Buffer)
+    """A model's trainable parameters, its buffers, and what builds the model again from such two.
 
-    def by_name(state: nnx.State) -> Params:
-        return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
-
-    def filled(state: nnx.State, values: Params) -> nnx.State:
-        flat = {path: var.replace(values[".".join(map(str, path))]) for path, var in nnx.to_flat_state(state)}
-        return nnx.from_flat_state(flat)
+    What builds it holds no array of the model, so that a training step can consume them.
+    """
+    definition, *states = nnx.split(model, nnx.Param, Buffer)
+    params, buffers = (
+        {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+        for state in states
+    )
+    shapes = [jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), state) for state in states]
 
     def build(new_params: Params, new_buffers: Params) -> Whisper:
-        return nnx.merge(definition, filled(params, new_params), filled(buffers, new_buffers))
+        filled = [
+            nnx.from_flat_state(
+                {path: var.replace(values[".".join(map(str, path))]) for path, var in nnx.to_flat_state(state)}
+            )
+            for state, values in zip(shapes, (new_params, new_buffers), strict=True)
+        ]
+        return nnx.merge(definition, *filled)
 
-    return by_name(params), by_name(buffers), build
+    return params, buffers, build

@@ -9,12 +9,15 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
+from jax.sharding import Mesh
 
 from data.errors import UserError, command
 from data.records import Shards
@@ -22,7 +25,7 @@ from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
 from jax_train.checkpoints import Checkpoints, copy_small_files
 from jax_train.config import TrainConfig, compilation_cache, learning_rate_for
-from jax_train.model import functional
+from jax_train.model import Params, Whisper, functional
 from jax_train.pretrained import model_folder
 from jax_train.runlog import SUMMARY, RunLog, write_json
 from jax_train.step import (
@@ -63,13 +66,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes "
             f"{model.config.num_mel_bins}; run `make featurize` with MODEL={config.model}"
         )
-    params, buffers, build = functional(model)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config)
     schedule = learning_rate_schedule(config, peak, plan.steps)
     optimizer = make_optimizer(config, schedule)
-    state = replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
+    state, build = initial_state(model, optimizer, mesh)
+    del model  # its arrays live on in the state alone
     train_step = make_train_step(build, optimizer, mesh)
 
     # 5. Restore
@@ -100,6 +103,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 if last or (step + 1) % config.save_steps == 0:
                     checkpoints.save(state, iterator.get_state())
             return log.summary()
+
+
+def initial_state(
+    model: Whisper, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[TrainState, Callable[[Params, Params], Whisper]]:
+    """The state before the first step, on every device, and what builds the model from its arrays."""
+    params, buffers, build = functional(model)
+    return replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh), build
 
 
 def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> None:

@@ -8,10 +8,9 @@ F mel frames (3000 in a window), M mel bins, L label tokens, N rows of the index
 
 import bisect
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jax import Array
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 from tokenizers import Tokenizer
 
@@ -28,15 +27,15 @@ OPEN_WINDOWS = 1024  # more than this fill the last per mille of a window, no mo
 
 
 class Window(NamedTuple):
-    """One training window, or a batch of them along a new first axis. The features travel as uint8."""
+    """One training window, or a batch of them along a new first axis. NumPy on the host, JAX on the devices."""
 
-    log_mel_q_FM: UInt8[np.ndarray | Array, "*B F M"]
-    """The clips' quantised log-mel, end to end."""
-    log_mel_max_F: Float32[np.ndarray | Array, "*B F"]
+    log_mel_q_FM: UInt8[Any, "*B F M"]
+    """The clips' log-mel in 8 bits, end to end; restored on the device, so that a quarter of the bytes travel."""
+    log_mel_max_F: Float32[Any, "*B F"]
     """The maximum of the clip each frame belongs to; −inf where there is none."""
-    tokens_L: Int32[np.ndarray | Array, "*B L"]
+    tokens_L: Int32[Any, "*B L"]
     """What the decoder reads."""
-    labels_L: Int32[np.ndarray | Array, "*B L"]
+    labels_L: Int32[Any, "*B L"]
     """What it shall write: the same, one to the left; IGNORE past the end."""
 
 

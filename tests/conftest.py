@@ -1,5 +1,6 @@
-"""Shared fixtures: strict JAX, the sample corpus, and the real Whisper base weights the demo uses too."""
+"""Shared fixtures: strict JAX, the sample corpus, real Whisper base, and a small Whisper with its shards."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,11 +10,26 @@ os.environ.setdefault("NPROC", "16")
 
 import jax
 import pytest
+from flax import nnx
+from safetensors.numpy import save_file
 
-from jax_train.config import compilation_cache
+from data.featurize import FeaturizeConfig, featurize
+from jax_train.checkpoints import copy_small_files
+from jax_train.config import WhisperConfig, compilation_cache
+from jax_train.model import Whisper
 from jax_train.pretrained import fetch_base
+from jax_train.weights import to_torch_tensors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SMALL = {
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+}
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -30,3 +46,28 @@ def sample_corpus() -> Path:
 def base_model_dir() -> Path:
     """Real Whisper base as a Hugging Face folder, fetched once into the cache."""
     return fetch_base(REPOSITORY / ".cache" / "models")
+
+
+@pytest.fixture(scope="session")
+def small_model_dir(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper with base's tokenizer and vocabulary, small enough to train in seconds."""
+    folder = tmp_path_factory.mktemp("small") / "whisper-small-random"
+    copy_small_files(base_model_dir, folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | SMALL))
+    model = Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0))
+    save_file(to_torch_tensors(nnx.state(model)), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_shards(small_model_dir: Path, sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 40 clips of train with an augmented copy, and 4 of test."""
+    shards = tmp_path_factory.mktemp("shards")
+    for split, clips in (("train", 40), ("test", 4)):
+        featurize(
+            FeaturizeConfig(
+                source=sample_corpus, shards=shards, model=str(small_model_dir), split=split, limit=clips, workers=1
+            )
+        )
+    return shards

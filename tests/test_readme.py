@@ -1,0 +1,133 @@
+"""Every command the README shows works: the demo by its own test, test and check by CI, the others here, on a small model."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+BY_OTHERS = {"make demo": "tests/test_demo.py", "make test": ".ci/run", "make check": ".ci/run"}
+"""Commands run elsewhere, and where."""
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def shown_commands() -> list[str]:
+    """The make and python commands in README's code blocks, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL) + re.findall(r"^    (make .*)$", README, re.MULTILINE)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def environment() -> dict[str, str]:
+    """The tests' own, on one device and quiet about it."""
+    return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC", "MAKEFLAGS")}
+
+
+def make(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *words], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def test_the_readmes_commands_are_run_somewhere():
+    commands = shown_commands()
+    assert {"make demo", "make test", "make check"} <= set(commands)
+    for command, place in BY_OTHERS.items():
+        assert command in (REPOSITORY / place).read_text(encoding="utf-8"), (command, place)
+    assert all(command.startswith("make ") for command in commands), "a new kind of command: run it here too"
+
+
+def test_make_alone_lists_every_target():
+    listed = make([]).stdout
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"setup", "demo", "featurize", "train", "evaluate", "export", "serve", "test", "check"} <= set(targets)
+    assert [target for target in targets if not re.search(rf"^  {target} ", listed, re.MULTILINE)] == []
+    assert "bench-NAME" in listed
+
+
+def test_every_command_helps():
+    modules = sorted(
+        set(re.findall(r"`(?:\.venv/bin/python -m )?((?:data|jax_train|serving)\.[a-z]+)(?: --help)?`", README))
+    )
+    assert len(modules) == 6
+    for module in modules:
+        command = [str(REPOSITORY / ".venv/bin/python"), "-m", module, "--help"]
+        found = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
+        assert found.returncode == 0, (module, found.stderr)
+        assert "usage:" in found.stdout, module
+
+
+def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir, sample_corpus):
+    instead = {
+        "cv-corpus-11.0/it": sample_corpus,
+        "openai/whisper-tiny": small_model_dir,
+        "recording.mp3": sorted((sample_corpus / "clips").glob("*.mp3"))[0],
+        "SHARDS=shards": f"SHARDS={tmp_path}/shards",
+        "RUN=runs/": f"RUN={tmp_path}/runs/",
+        "models/": f"{tmp_path}/models/",
+    }
+    more = {
+        "featurize": "--limit 8",
+        "train": "--epochs 1 --batch-size 1 --learning-rate 1e-3",
+        "evaluate": "--max-new-tokens 5",
+        "bench-attention": "--windows 1 --repeats 1",
+    }
+    commands = [command for command in shown_commands() if command not in BY_OTHERS]
+    assert len(commands) == 8
+    for command in commands:
+        for shown, real in instead.items():
+            command = command.replace(shown, str(real))
+        words = [word for word in shlex.split(command)[1:] if not word.startswith("ARGS=")]
+        if words[0] == "serve":
+            check_page(words)
+            continue
+        done = make([*words, f"ARGS={more.get(words[0], '')}"])
+        assert done.returncode == 0, (command, done.stderr[-2000:])
+    assert (tmp_path / "runs/tiny/evaluate-test/scores.json").is_file()
+
+
+def check_page(words: list[str]) -> None:
+    """`make serve` says it is ready, answers, and ends when asked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [f"PORT={port}" if word.startswith("PORT=") else word for word in words]
+    with subprocess.Popen(
+        ["make", *words], cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as page:
+        try:
+            said = next((line for line in page.stdout if line.startswith("ready: ")), None)
+            assert said is not None, "the page ended before it was ready"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+                assert answer.status == 200
+        finally:
+            os.killpg(page.pid, 15)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["featurize", "SOURCE=no/such/corpus"], "no/such/corpus"),
+        (["train", "SHARDS=no/such/shards"], "no/such/shards"),
+        (["evaluate", "SHARDS=no/such/shards", "MODEL=no/such/model"], "no/such/shards"),
+        (["export", "RUN=no/such/run"], "no/such/run"),
+        (["transcribe", "MODEL=no/such/model", "FILE=x.mp3"], "no/such/model"),
+        (["serve", "MODEL=no/such/model"], "no/such/model"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_and_a_failing_command(words, said, small_model_dir, tmp_path):
+    if words[0] == "featurize":
+        words = [*words, f"MODEL={small_model_dir}", f"SHARDS={tmp_path}"]
+    done = make(words)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert not Path("no").exists()

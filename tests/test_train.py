@@ -1,0 +1,192 @@
+"""The train command: it learns, continues exactly where it was stopped, and says what is wrong."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+from transformers import WhisperForConditionalGeneration
+
+import jax_train.train
+from data.errors import UserError
+from data.records import Shards
+from data.tfrecord import unframe
+from data.tokens import load_tokenizer
+from jax_train.batches import Windows, batches, plan_run
+from jax_train.checkpoints import load_run
+from jax_train.config import TrainConfig
+from jax_train.model import functional
+from jax_train.runlog import read_rows
+from jax_train.step import restore, token_loss
+from jax_train.train import train
+from jax_train.weights import load_model
+from jax_train.windows import Prompt, Window
+from tests.torch_reference import torch_loss
+
+STEPS = 6
+
+
+@pytest.fixture
+def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        shards=small_shards,
+        run=tmp_path / "run",
+        model=str(small_model_dir),
+        batch_size=8,
+        steps=STEPS,
+        learning_rate=1e-2,
+        save_steps=2,
+    )
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(run)]
+
+
+def test_training_lowers_the_loss_and_leaves_a_whole_run(config):
+    result = train(config)
+    rows = read_rows(config.run)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    assert result["step"] == STEPS
+    assert result["speech_seconds_per_second"] > 0
+    assert json.loads((config.run / "summary.json").read_text()) == result
+    assert json.loads((config.run / "config.json").read_text())["learning_rate"] == config.learning_rate
+    assert (config.run / "model" / "tokenizer.json").is_file()
+    assert sorted(path.name for path in (config.run / "checkpoints").iterdir()) == ["4", "6"]  # the newest two
+    assert load_run(config.run)[1] == STEPS
+
+
+def test_tensorboard_shows_what_metrics_jsonl_holds(config):
+    train(config)
+    (path,) = (config.run / "tensorboard").iterdir()
+    stream, offset, seen = path.read_bytes(), 0, []
+    while offset < len(stream):
+        length = int.from_bytes(stream[offset : offset + 8], "little") + 16
+        event = Event.FromString(bytes(unframe(stream[offset : offset + length])))
+        seen += [(event.step, value.simple_value) for value in event.summary.value if value.tag == "train/loss"]
+        offset += length
+    assert seen == [(step + 1, pytest.approx(loss)) for step, loss in enumerate(losses(config.run))]
+
+
+def test_a_run_stopped_and_started_again_is_bit_for_bit_the_undisturbed_one(config, monkeypatch):
+    undisturbed = dataclasses.replace(config, run=config.run.with_name("undisturbed"))
+    train(undisturbed)
+    check = jax_train.train.check_finite
+
+    def power_cut(step, values, ids):
+        if step == 4:
+            raise KeyboardInterrupt
+        check(step, values, ids)
+
+    monkeypatch.setattr(jax_train.train, "check_finite", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.setattr(jax_train.train, "check_finite", check)
+    assert losses(config.run) == losses(undisturbed.run)[:3]  # step 3 was logged but not saved, so it comes again
+    train(config)
+    assert losses(config.run) == losses(undisturbed.run)
+    ours, theirs = (functional(load_run(run)[0])[0] for run in (config.run, undisturbed.run))
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+def test_a_finished_run_is_left_as_it_is(config):
+    result = train(config)
+    assert train(config) == result
+
+
+def test_a_run_is_not_continued_with_other_settings(config):
+    train(config)
+    with pytest.raises(UserError, match=r"holds another run: learning_rate 0\.01 → 0\.5; seed 0 → 1"):
+        train(dataclasses.replace(config, learning_rate=0.5, seed=1))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_clips(config):
+    with pytest.raises(UserError, match=r"step [23]: loss nan.*learning rate .*clips .*\.mp3"):
+        train(dataclasses.replace(config, learning_rate=1e30, warmup=0.0))
+
+
+def test_shards_of_another_mel_size_are_refused(config, small_model_dir, tmp_path):
+    other = tmp_path / "mel128"
+    other.mkdir()
+    for path in small_model_dir.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    fields = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(fields | {"num_mel_bins": 128}))
+    with pytest.raises(UserError, match=r"features of 80 mel bins.*takes 128"):
+        train(dataclasses.replace(config, model=str(other)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "dev"}, "has no split 'dev'; there are: test, train"),
+        ({"language": "xx"}, r"language 'xx': the tokenizer has no <\|xx\|>"),
+        ({"batch_size": 3}, "--batch-size 3 does not divide by 8 devices"),
+        ({"model": "no/such/folder"}, "no such folder"),
+        ({"epochs": -1.0}, "--epochs -1"),
+        ({"timestamps": 1.5}, "--timestamps 1.5"),
+        ({"learning_rate": 0.0}, "no usual learning rate for d_model 16"),
+    ],
+)
+def test_a_wrong_setting_is_said(config, options, message):
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(config, **options))
+
+
+def test_epochs_are_counted_in_passes_over_the_clips(config):
+    index = Shards.open(config.shards, "train").index
+    for epochs in (1.0, 1.5, 3.0):
+        plan = plan_run(index, dataclasses.replace(config, steps=0, epochs=epochs, windows="padded"))
+        assert plan.steps == round(epochs * 5)  # 40 clips, eight a batch
+    rows = np.concatenate([plan.rows_of_step(step) for step in range(5)])
+    assert sorted(index["id"][rows]) == sorted(set(index["id"]))
+
+
+def test_two_processes_split_the_same_global_batches(config, small_model_dir):
+    shards = Shards.open(config.shards, "train")
+    plan = plan_run(shards.index, config)
+    prompt = Prompt.of(load_tokenizer(str(small_model_dir)), "it")
+    alone = batches(Windows(shards, plan, prompt))
+    both = [batches(Windows(shards, plan, prompt, process, 2)) for process in (0, 1)]
+    for _ in range(STEPS):
+        parts = [next(iterator) for iterator in both]
+        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        for got, want in zip(joined, next(alone), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_the_loss_of_padded_windows_equals_hugging_faces_on_the_same_clips(config, small_model_dir):
+    padded = dataclasses.replace(config, windows="padded", batch_size=4)
+    shards = Shards.open(config.shards, "train")
+    prompt = Prompt.of(load_tokenizer(str(small_model_dir)), "it")
+    batch: Window = next(batches(Windows(shards, plan_run(shards.index, padded), prompt)))
+    log_mel = restore(jnp.asarray(batch.log_mel_q_FM), jnp.asarray(batch.log_mel_max_F))
+    nats, tokens = token_loss(
+        jax.jit(load_model(small_model_dir))(log_mel, jnp.asarray(batch.tokens_L)), jnp.asarray(batch.labels_L)
+    )
+    model = WhisperForConditionalGeneration.from_pretrained(small_model_dir).eval()
+    with torch.no_grad():
+        want = torch_loss(model, np.asarray(log_mel), batch.tokens_L, batch.labels_L)
+        labels = torch.from_numpy(batch.labels_L).long()
+        features = torch.from_numpy(np.asarray(log_mel).transpose(0, 2, 1).copy())
+        from_labels = model(input_features=features, labels=labels).loss  # Hugging Face shifts the labels itself
+    assert float(nats) / int(tokens) == pytest.approx(float(want), rel=1e-5)
+    assert float(from_labels) == pytest.approx(float(want), rel=1e-6)
+
+
+def test_bfloat16_trains_to_nearly_the_same_loss_with_float32_parameters(config):
+    """2 %: bfloat16 keeps 8 bits of a number, and the loss averages over some hundred tokens."""
+    full = dataclasses.replace(config, run=config.run.with_name("float32"), learning_rate=1e-3)
+    train(full)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own layer norm mixes types that strict promotion refuses
+        train(dataclasses.replace(full, run=config.run, compute_dtype="bfloat16"))
+    assert losses(config.run) == pytest.approx(losses(full.run), rel=0.02)
+    assert losses(config.run) != losses(full.run)
+    assert all(value.dtype == jnp.float32 for value in functional(load_run(config.run)[0])[0].values())
