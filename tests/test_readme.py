@@ -1,4 +1,4 @@
-"""Every command the README shows works: the demo by its own test, test and check by CI, the others here, on a small model."""
+"""Every command the README shows works: the demo by its own test, test and check by CI, the others here."""
 
 import os
 import re
