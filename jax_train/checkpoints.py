@@ -80,9 +80,8 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     config = WhisperConfig.from_folder(run_model_folder(run))
     params, buffers, build = functional(Whisper(config, dtype))
     folder = (run / "checkpoints").absolute()
-    manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True, create=False))
-    step = manager.latest_step() if folder.is_dir() else None
-    if step is None:
+    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []  # complete ones only
+    if not steps:
         raise UserError(f"{run}: no complete checkpoint in it; run `make train` with this RUN first")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
@@ -92,6 +91,7 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         found = checkpointer.restore(
-            folder / str(step) / "state", args=ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True)
+            folder / str(max(steps)) / "state",
+            args=ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True),
         )
-    return build(found["params"], found["buffers"]), step
+    return build(found["params"], found["buffers"]), max(steps)

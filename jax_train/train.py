@@ -24,7 +24,7 @@ from data.records import Shards
 from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
 from jax_train.checkpoints import Checkpoints, copy_small_files
-from jax_train.config import TrainConfig, compilation_cache, learning_rate_for
+from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
 from jax_train.model import Params, Whisper, functional
 from jax_train.pretrained import model_folder
 from jax_train.runlog import SUMMARY, RunLog, write_json
@@ -59,13 +59,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     iterator = data_batches.batches(windows)
 
     # 3. Model
-    model = load_model(folder, jnp.dtype(config.compute_dtype))
-    n_mels = shards.manifest["features"]["n_mels"]
-    if n_mels != model.config.num_mel_bins:
+    n_mels, wanted = shards.manifest["features"]["n_mels"], WhisperConfig.from_folder(folder).num_mel_bins
+    if n_mels != wanted:
         raise UserError(
-            f"{config.shards}: features of {n_mels} mel bins, {config.model} takes "
-            f"{model.config.num_mel_bins}; run `make featurize` with MODEL={config.model}"
+            f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
+            f"MODEL={config.model}"
         )
+    model = load_model(folder, jnp.dtype(config.compute_dtype))
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config)

@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration
 import jax_train.train
 from data.errors import UserError
 from data.records import Shards
-from data.tfrecord import unframe
+from data.tfrecord import FRAMING_BYTES, unframe
 from data.tokens import load_tokenizer
 from jax_train.batches import Windows, batches, plan_run
 from jax_train.checkpoints import load_run
@@ -52,7 +52,7 @@ def test_training_lowers_the_loss_and_leaves_a_whole_run(config):
     result = train(config)
     rows = read_rows(config.run)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.4  # of 10.9, a random model's log(51,865)
     assert result["step"] == STEPS
     assert result["speech_seconds_per_second"] > 0
     assert json.loads((config.run / "summary.json").read_text()) == result
@@ -67,10 +67,10 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(config):
     (path,) = (config.run / "tensorboard").iterdir()
     stream, offset, seen = path.read_bytes(), 0, []
     while offset < len(stream):
-        length = int.from_bytes(stream[offset : offset + 8], "little") + 16
-        event = Event.FromString(bytes(unframe(stream[offset : offset + length])))
+        length = int.from_bytes(stream[offset : offset + 8], "little")
+        event = Event.FromString(unframe(stream, offset, length))
         seen += [(event.step, value.simple_value) for value in event.summary.value if value.tag == "train/loss"]
-        offset += length
+        offset += length + FRAMING_BYTES
     assert seen == [(step + 1, pytest.approx(loss)) for step, loss in enumerate(losses(config.run))]
 
 
@@ -183,7 +183,7 @@ def test_the_loss_of_padded_windows_equals_hugging_faces_on_the_same_clips(confi
 
 def test_bfloat16_trains_to_nearly_the_same_loss_with_float32_parameters(config):
     """2 %: bfloat16 keeps 8 bits of a number, and the loss averages over some hundred tokens."""
-    full = dataclasses.replace(config, run=config.run.with_name("float32"), learning_rate=1e-3)
+    full = dataclasses.replace(config, run=config.run.with_name("float32"), steps=2)
     train(full)
     with jax.numpy_dtype_promotion("standard"):  # Flax's own layer norm mixes types that strict promotion refuses
         train(dataclasses.replace(full, run=config.run, compute_dtype="bfloat16"))
