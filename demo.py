@@ -1,10 +1,11 @@
 """The whole way in a few minutes: sample corpus → features → fine-tuned Whisper base → folder → transcript.
 
-Each stage is the command a user would run, in a process of its own; they meet in files under demo/. Running it again
-continues where it was stopped.
+Each stage is the command a user would run, in a process of its own; they meet in files under one folder. Running it
+again continues where it was stopped.
 """
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,16 +13,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from data.errors import UserError, command
 from jax_train.runlog import write_json
 
-DEMO = Path("demo")
 CORPUS = Path("sample/it")
-SHARDS, RUN, MODEL_DIR = DEMO / "shards", DEMO / "run", DEMO / "model"
 TRAINING = ["--batch-size", 2, "--steps", 12, "--learning-rate", 3e-5]
 """Two thirds of a pass over 15 minutes of speech: small batches for many steps, at a little over base's usual rate."""
 TEST_CLIPS = 50
 """Of the 83 held out: a padded clip costs more than a second of two cores, before and after."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Fine-tunes Whisper base on the sample corpus, and shows what that changed."""
+
+    folder: Path = Path("demo")
+    """Where everything is written."""
 
 
 def stage(title: str, module: str, *arguments: object) -> str:
@@ -54,20 +63,22 @@ def read(path: Path) -> dict[str, Any]:
 
 @command
 def main() -> None:
+    demo = tyro.cli(DemoConfig).folder
+    shards, run, model_dir = demo / "shards", demo / "run", demo / "model"
     started = time.perf_counter()
     base = stage("weights", "jax_train.pretrained", "--cache", ".cache/models")
-    features = ["--source", CORPUS, "--shards", SHARDS, "--model", base]
+    features = ["--source", CORPUS, "--shards", shards, "--model", base]
     stage("featurize train, with an augmented copy", "data.featurize", *features, "--split", "train")
     stage("featurize test, as recorded", "data.featurize", *features, "--split", "test", "--recipe", "none")
-    test = ["--shards", SHARDS, "--split", "test", "--limit", TEST_CLIPS]
-    stage("evaluate before", "jax_train.evaluate", "--model", base, *test, "--out", DEMO / "before")
-    stage("train", "jax_train.train", "--shards", SHARDS, "--model", base, "--run", RUN, *TRAINING)
-    stage("evaluate after", "jax_train.evaluate", "--run", RUN, *test, "--out", DEMO / "after")
-    stage("export", "jax_train.export", "--run", RUN, "--model-dir", MODEL_DIR)
+    test = ["--shards", shards, "--split", "test", "--limit", TEST_CLIPS]
+    stage("evaluate before", "jax_train.evaluate", "--model", base, *test, "--out", demo / "before")
+    stage("train", "jax_train.train", "--shards", shards, "--model", base, "--run", run, *TRAINING)
+    stage("evaluate after", "jax_train.evaluate", "--run", run, *test, "--out", demo / "after")
+    stage("export", "jax_train.export", "--run", run, "--model-dir", model_dir)
     clip, sentence = held_out_clip()
-    heard = stage("transcribe a recording it was not trained on", "serving.transcribe", "--model", MODEL_DIR, clip)
-    before, after = read(DEMO / "before" / "scores.json"), read(DEMO / "after" / "scores.json")
-    timing, training = read(SHARDS / "train" / "timing.json"), read(RUN / "summary.json")
+    heard = stage("transcribe a recording it was not trained on", "serving.transcribe", "--model", model_dir, clip)
+    before, after = read(demo / "before" / "scores.json"), read(demo / "after" / "scores.json")
+    timing, training = read(shards / "train" / "timing.json"), read(run / "summary.json")
     summary = {
         "wer_before": before["wer_normalised"],
         "wer_after": after["wer_normalised"],
@@ -78,12 +89,12 @@ def main() -> None:
         "featurize_x_realtime": timing["x_realtime"],
         "train_speech_seconds_per_second": training["speech_seconds_per_second"],
         "bytes_per_speech_second": timing["bytes_per_speech_second"],
-        "model_dir": str(MODEL_DIR),
+        "model_dir": str(model_dir),
         "transcript": heard,
         "reference": sentence,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    write_json(DEMO / "summary.json", summary)
+    write_json(demo / "summary.json", summary)
     print(table(summary))
 
 

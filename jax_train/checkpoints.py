@@ -90,8 +90,6 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     )
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        found = checkpointer.restore(
-            folder / str(max(steps)) / "state",
-            args=ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True),
-        )
+        args = ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True)
+        found = checkpointer.restore(folder / str(max(steps)) / "state", args=args)
     return build(found["params"], found["buffers"]), max(steps)
