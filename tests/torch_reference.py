@@ -64,7 +64,7 @@ def random_tokens(rng: np.random.Generator, batch: int, length: int, vocab_size:
     sequence = rng.integers(0, vocab_size, (batch, length + 1)).astype(np.int32)
     tokens, labels = sequence[:, :-1], sequence[:, 1:].copy()
     for row in range(batch):
-        labels[row, length - 5 * row :] = IGNORE
+        labels[row, length - 5 * (row + 1) :] = IGNORE
     return tokens, labels
 
 
