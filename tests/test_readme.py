@@ -117,7 +117,7 @@ def check_page(words: list[str]) -> None:
         (["train", "SHARDS=no/such/shards"], "no/such/shards"),
         (["evaluate", "SHARDS=no/such/shards", "MODEL=no/such/model"], "no/such/shards"),
         (["export", "RUN=no/such/run"], "no/such/run"),
-        (["transcribe", "MODEL=no/such/model", "FILE=x.mp3"], "no/such/model"),
+        (["transcribe", "MODEL=no/such/model", "FILE=README.md"], "no/such/model"),
         (["serve", "MODEL=no/such/model"], "no/such/model"),
     ],
 )
