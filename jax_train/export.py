@@ -27,7 +27,7 @@ from data.errors import UserError, command
 from data.log_mel import SAMPLE_RATE, WINDOW_SECONDS, log_mel, pad_to_window
 from jax_train.checkpoints import copy_small_files, load_run, run_model_folder
 from jax_train.config import compilation_cache
-from jax_train.model import Whisper
+from jax_train.model import Whisper, jitted
 from jax_train.runlog import write_json
 from jax_train.weights import to_torch_tensors
 
@@ -93,7 +93,7 @@ def reference_logits(model: Whisper) -> dict[str, np.ndarray]:
     log_mel_BFM = np.stack(windows)
     tokens_BL = rng.integers(0, model.config.vocab_size, (len(windows), REFERENCE_TOKENS)).astype(np.int32)
     with jax.default_matmul_precision("highest"):
-        logits_BLV = jax.jit(model)(jnp.asarray(log_mel_BFM), jnp.asarray(tokens_BL))
+        logits_BLV = jitted(model)(jnp.asarray(log_mel_BFM), jnp.asarray(tokens_BL))
     return {
         "input_features": np.ascontiguousarray(log_mel_BFM.transpose(0, 2, 1)),
         "decoder_input_ids": tokens_BL,

@@ -237,7 +237,8 @@ Params = dict[str, Array]
 def functional(model: Whisper) -> tuple[Params, Params, Callable[[Params, Params], Whisper]]:
     """A model's trainable parameters, its buffers, and what builds the model again from such two.
 
-    What builds it holds no array of the model, so that a training step can consume them.
+    What builds it holds no array of the model, so that a training step can consume them. To compile a model, compile
+    this: `jax.jit(model)` would take 290 MB of weights (base) for constants, and fold them for minutes.
     """
     definition, *states = nnx.split(model, nnx.Param, Buffer)
     params, buffers = (
@@ -256,3 +257,10 @@ def functional(model: Whisper) -> tuple[Params, Params, Callable[[Params, Params
         return nnx.merge(definition, *filled)
 
     return params, buffers, build
+
+
+def jitted(model: Whisper) -> Callable[[Array, Array], Array]:
+    """The model's forward pass, compiled: float32 logits (B, L, V) of log-mel windows (B, F, M) and tokens (B, L)."""
+    params, buffers, build = functional(model)
+    forward = jax.jit(lambda params, buffers, log_mel_BFM, tokens_BL: build(params, buffers)(log_mel_BFM, tokens_BL))
+    return lambda log_mel_BFM, tokens_BL: forward(params, buffers, log_mel_BFM, tokens_BL)

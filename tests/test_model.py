@@ -12,7 +12,7 @@ from flax import nnx
 from data.errors import UserError
 from jax_train.attention import attend
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig
-from jax_train.model import Whisper, functional
+from jax_train.model import Whisper, functional, jitted
 from jax_train.step import TrainState, apply, data_mesh, make_optimizer, make_train_step, replicate, token_loss
 from jax_train.weights import load_model, read_safetensors, to_torch_layout, torch_name
 from tests.torch_reference import load_torch, random_tokens, small_model_dir, speech_features, torch_loss
@@ -62,7 +62,7 @@ def test_logits_equal_hugging_face(model_dir, batch):
             input_features=torch.from_numpy(log_mel.transpose(0, 2, 1).copy()),
             decoder_input_ids=torch.from_numpy(tokens).long(),
         ).logits.numpy()
-    got = np.asarray(jax.jit(load_model(model_dir))(jnp.asarray(log_mel), jnp.asarray(tokens)))
+    got = np.asarray(jitted(load_model(model_dir))(jnp.asarray(log_mel), jnp.asarray(tokens)))
     # Float32 rounding through a dozen layers: measured 1e-6 to 3e-6 of the largest logit.
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * np.abs(want).max())
     np.testing.assert_array_equal(got.argmax(-1), want.argmax(-1))

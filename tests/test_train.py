@@ -20,7 +20,7 @@ from data.tokens import load_tokenizer
 from jax_train.batches import Windows, batches, plan_run
 from jax_train.checkpoints import load_run
 from jax_train.config import TrainConfig
-from jax_train.model import functional
+from jax_train.model import functional, jitted
 from jax_train.runlog import read_rows
 from jax_train.step import restore, token_loss
 from jax_train.train import train
@@ -169,7 +169,7 @@ def test_the_loss_of_padded_windows_equals_hugging_faces_on_the_same_clips(confi
     batch: Window = next(batches(Windows(shards, plan_run(shards.index, padded), prompt)))
     log_mel = restore(jnp.asarray(batch.log_mel_q_FM), jnp.asarray(batch.log_mel_max_F))
     nats, tokens = token_loss(
-        jax.jit(load_model(small_model_dir))(log_mel, jnp.asarray(batch.tokens_L)), jnp.asarray(batch.labels_L)
+        jitted(load_model(small_model_dir))(log_mel, jnp.asarray(batch.tokens_L)), jnp.asarray(batch.labels_L)
     )
     model = WhisperForConditionalGeneration.from_pretrained(small_model_dir).eval()
     with torch.no_grad():
