@@ -2,8 +2,7 @@
 
 Kept for the backward pass, the probabilities are most of a training step's memory (72 MB a layer and window for eight
 heads in float32). A GPU has cuDNN's fused kernel for that. On the CPU one head at a time is faster than all at once,
-because its 1500 × 1500 scores stay in the cache: 0.12 s against 0.6 s for XLA's batched form and 0.17 s for PyTorch's
-fused one (base, two windows, two cores; `benchmarks/attention.py`).
+because its 1500 × 1500 scores stay in the cache: `make bench-attention`, figures in docs/performance.md.
 
 B batch, L query positions, S key positions, H heads, K head size.
 """

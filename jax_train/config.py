@@ -124,7 +124,7 @@ class TrainConfig:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up: decay to 0, or none."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, on matrices only (never on biases, layer norms and positions)."""
+    """AdamW's decoupled weight decay, on matrices only (never on biases and layer norms)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
     beta1: float = 0.9

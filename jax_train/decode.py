@@ -81,7 +81,7 @@ class DecodingRules:
 class Memory(NamedTuple):
     """Keys and values one attention looks up, in the layout that reads fastest for a single query.
 
-    Against (B, C, H, K), a query over 1500 positions takes 2.6 ms instead of 32 (two cores, batch 8, base, float32).
+    In the model's own layout, (B, C, H, K), each query would read its keys with a stride of all heads.
     """
 
     keys_BHKC: Float[Array, "B H K C"]

@@ -60,7 +60,7 @@ def token_loss(logits_BLV: Float[Array, "B L V"], labels_BL: Int[Array, "B L"]) 
 
 
 def learning_rate_schedule(config: TrainConfig, peak: float, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 over `config.warmup` of the steps, then the chosen decay to 0 at the last."""
+    """Linear warm-up over `config.warmup` of the steps, then the chosen decay, which ends at 0 after the last."""
     warmup = round(config.warmup * steps)
     rest = max(1, steps - warmup)
     after: dict[str, optax.Schedule] = {

@@ -25,8 +25,9 @@ def shown_commands() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The tests' own, on one device and quiet about it."""
-    return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC", "MAKEFLAGS")}
+    """A newcomer's: without the tests' eight devices, and not from inside another make."""
+    ours = {"XLA_FLAGS", "NPROC", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def make(words: list[str]) -> subprocess.CompletedProcess[str]:

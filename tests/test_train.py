@@ -22,7 +22,7 @@ from jax_train.checkpoints import load_run
 from jax_train.config import TrainConfig
 from jax_train.model import functional, jitted
 from jax_train.runlog import read_rows
-from jax_train.step import restore, token_loss
+from jax_train.step import learning_rate_schedule, restore, token_loss
 from jax_train.train import train
 from jax_train.weights import load_model
 from jax_train.windows import Prompt, Window
@@ -190,3 +190,18 @@ def test_bfloat16_trains_to_nearly_the_same_loss_with_float32_parameters(config)
     assert losses(config.run) == pytest.approx(losses(full.run), rel=0.02)
     assert losses(config.run) != losses(full.run)
     assert all(value.dtype == jnp.float32 for value in functional(load_run(config.run)[0])[0].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("cosine", [(1 + np.cos(np.pi * done / 6)) / 2 for done in range(6)]),
+    ],
+)
+def test_the_learning_rate_rises_to_its_peak_and_falls_as_named(config, name, after):
+    """Eight steps, a quarter of them warm-up: no step at rate 0, the peak before the decay begins."""
+    schedule = learning_rate_schedule(dataclasses.replace(config, schedule=name, warmup=0.25), peak=2e-3, steps=8)
+    rates = [float(schedule(step)) for step in range(8)]
+    assert rates == pytest.approx([1e-3, 2e-3, *(2e-3 * share for share in after)], rel=1e-5)
