@@ -97,6 +97,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise CorpusError(f"{path} has no column {', '.join(missing)}; its first line is: {' '.join(header)[:200]}")
+    # A short row lacks columns, which `read_split` rejects by line; a long one has more than the header names.
     rows = [dict(zip(header, fields, strict=False)) for fields in content if fields != [""]]
     if not rows:
         raise CorpusError(f"{path} lists no clips")

@@ -1,9 +1,8 @@
 """Softmax attention that never keeps its probabilities, by the fastest way each device has.
 
 Kept for the backward pass, the probabilities are most of a training step's memory (72 MB a layer and window for eight
-heads in float32). A GPU has cuDNN's fused kernel for that. On the CPU one head at a time is faster than all at once,
-because its 1500 × 1500 scores are smaller than the last cache: `make bench-attention`, figures in
-docs/performance.md.
+heads in float32). A GPU has cuDNN's fused kernel for that. On the CPU one head at a time is faster than all at once
+(`make bench-attention`; figures in docs/performance.md).
 
 B batch, L query positions, S key positions, H heads, K head size.
 """

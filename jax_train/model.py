@@ -238,7 +238,7 @@ def functional(model: Whisper) -> tuple[Params, Params, Callable[[Params, Params
     """A model's trainable parameters, its buffers, and what builds the model again from such two.
 
     What builds it holds no array of the model, so that a training step can consume them. To compile a model, compile
-    this: `jax.jit(model)` would take 290 MB of weights (base) for constants, and fold them for minutes.
+    this: `jax.jit(model)` would take all the weights for constants of the program, which is slow to compile.
     """
     definition, *states = nnx.split(model, nnx.Param, Buffer)
     params, buffers = (
