@@ -7,6 +7,7 @@ gets anyway (about twice the cost of 48 → 16 kHz, because the ratio is no long
 Shapes: N samples.
 """
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,39 +15,40 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-from data.errors import UserError
+from data.clips import NO_SUCH_FILE, ClipError
 from data.log_mel import SAMPLE_RATE, WINDOW_SECONDS
 
 MIN_SECONDS = 0.1
 
 
-class ClipError(UserError):
-    """One clip to leave out: `reason` in few words, the same for all such clips, and this clip's `detail`."""
+def decode(
+    source: Path | bytes, start: float = 0.0, length: float | None = None, name: str = ""
+) -> tuple[Float32[np.ndarray, "N"], int]:
+    """The samples of `source` (a file, or one's bytes called `name`) at its own rate in Hz, channels averaged, and it.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
-
-
-def decode(path: Path) -> tuple[Float32[np.ndarray, "N"], int]:
-    """The samples of `path` at its own rate, channels averaged, and that rate in Hz.
-
-    Raises `ClipError` if it does not decode, holds a value that is not finite, or is not 0.1 to 30 s long.
+    `start` and `length` (seconds) choose a part of it. Raises `ClipError` if it does not decode, holds a value that is
+    not finite, or is not 0.1 to 30 s long.
     """
+    where = name or str(source)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(BytesIO(source) if isinstance(source, bytes) else source) as file:
             rate: int = file.samplerate
-            _check_duration(file.frames / rate)  # before decoding: an hour by mistake need not fill the memory
-            audio_NC = file.read(dtype="float32", always_2d=True)
+            first = round(start * rate)
+            frames = file.frames - first if length is None else round(length * rate)
+            if first + frames > file.frames or frames < 0:
+                raise ClipError("segment past the audio's end", f"{where}: {start:.2f} s + {frames / rate:.2f} s")
+            _check_duration(frames / rate)  # before decoding: an hour by mistake need not fill the memory
+            if first:
+                file.seek(first)
+            audio_NC = file.read(frames, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-        if not path.is_file():
-            raise ClipError("no such file", str(path)) from None
-        raise ClipError("does not decode", f"{path}: {error}") from error
+        if isinstance(source, Path) and not source.is_file():
+            raise ClipError(NO_SUCH_FILE, where) from None
+        raise ClipError("does not decode", f"{where}: {error}") from error
     _check_duration(len(audio_NC) / rate)
     audio_N = audio_NC[:, 0] if audio_NC.shape[1] == 1 else audio_NC.mean(axis=1)
     if not np.isfinite(audio_N).all():
-        raise ClipError("samples are not finite", str(path))
+        raise ClipError("samples are not finite", where)
     return audio_N, rate
 
 

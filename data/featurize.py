@@ -11,14 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from data.augment import find_recipe
-from data.clips import Rejected, Split, read_split
+from data.clips import Rejected, Split
 from data.errors import UserError, command
 from data.model_files import model_file, read_n_mels
 from data.plan import (
@@ -35,6 +35,7 @@ from data.plan import (
 from data.pool import available_cores, run_jobs
 from data.records import MANIFEST, Shards, write_index
 from data.shard_jobs import ShardJob, ShardResult, finished_result
+from data.sources import read_split
 
 REJECTED = "rejected.tsv"
 TIMING = "timing.json"
@@ -77,8 +78,8 @@ def featurize(config: FeaturizeConfig) -> None:
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it takes 1 or more")
     recipe = find_recipe(config.recipe)
-    split = read_split(config.source, config.split)
-    split = Split(split.folder, split.clips[: config.limit], split.rejected, split.language)
+    split = read_split(str(config.source), config.split)
+    split = replace(split, clips=split.clips[: config.limit])
     n_mels, tokenizer_file = read_n_mels(config.model), model_file(config.model, "tokenizer.json")
     settings = make_settings(
         split, config.split, config.language, tokenizer_file, n_mels, recipe, config.copies, config.seed

@@ -8,6 +8,7 @@ import hashlib
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import soundfile
 from tokenizers import Tokenizer
 
 from data.augment import Recipe
-from data.clips import Clip, Split
+from data.clips import Clip, ClipError, Split
 from data.errors import UserError
 from data.log_mel import FRAMES_PER_SECOND, HOP_LENGTH, N_FFT, SAMPLE_RATE
 from data.records import FORMAT_VERSION
@@ -77,7 +78,7 @@ def make_settings(
     """The settings of a run over `split` (the TSV called `name`), checked."""
     language = language or split.language
     if language is None:
-        raise UserError(f"{split.folder}/{name}.tsv does not say one language in a `locale` column: give --language")
+        raise UserError(f"{split.root}: {name} does not say one language in a `locale` column: give --language")
     content = tokenizer_file.read_bytes()
     if Tokenizer.from_file(str(tokenizer_file)).token_to_id(f"<|{language}|>") is None:
         raise UserError(f"language {language!r} is not one of Whisper's: {tokenizer_file} has no token <|{language}|>")
@@ -131,23 +132,23 @@ def plan_shards(folder: Path, clips: list[Clip], settings: Settings, tokenizer_f
 
 
 def estimate_seconds(split: Split) -> float:
-    """Seconds of speech in `split`: from Common Voice's `clip_durations.tsv` if it is there, else from some clips."""
-    durations = split.folder / "clip_durations.tsv"
-    if durations.is_file():
-        rows = (line.split("\t") for line in durations.read_text(encoding="utf-8").splitlines()[1:])
-        listed = {row[0]: float(row[1]) / 1000 for row in rows if len(row) == 2 and row[1].isdigit()}
-        known = [listed[clip.id] for clip in split.clips if clip.id in listed]
-    else:
-        step = -(-len(split.clips) // PROBED_CLIPS)
-        known = [seconds for clip in split.clips[::step] if (seconds := _probe(clip.path)) is not None]
+    """Seconds of speech in `split`: as its source tells, or else from some clips' headers."""
+    known = [clip.seconds for clip in split.clips if clip.seconds is not None]
+    if not known:
+        step = -(-len(split.clips) // PROBED_CLIPS) if split.random_access else 1
+        probed = split.clips[::step][:PROBED_CLIPS]
+        known = [seconds for clip in probed if (seconds := duration(clip)) is not None]
     return sum(known) / max(len(known), 1) * len(split.clips)
 
 
-def _probe(path: Path) -> float | None:
-    """Seconds of `path` by its header; None if it cannot be opened, which the run itself will report."""
+def duration(clip: Clip) -> float | None:
+    """Seconds of `clip` by its header; None if it cannot be opened, which the run itself will report."""
+    if clip.length is not None:
+        return clip.length
     try:
-        return float(soundfile.info(path).duration)
-    except soundfile.SoundFileError:
+        audio = clip.audio.load()
+        return float(soundfile.info(BytesIO(audio) if isinstance(audio, bytes) else audio).duration) - clip.start
+    except (soundfile.SoundFileError, ClipError):
         return None
 
 

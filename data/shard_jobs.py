@@ -8,7 +8,7 @@ is done again.
 import errno
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float32
 from tokenizers import Tokenizer
 
-from data.audio import ClipError, decode, resample
+from data.audio import decode, resample
 from data.augment import Recipe, augment, draw, generator
-from data.clips import Clip, Rejected
+from data.clips import Clip, ClipError, Rejected
 from data.errors import UserError
 from data.log_mel import N_SAMPLES, SAMPLE_RATE, WINDOW_SECONDS, log_mel, quantize
 from data.records import Record, ShardWriter
@@ -92,7 +92,7 @@ def write_shard(job: ShardJob, progress: Callable[[float], None]) -> ShardResult
                     rejected.append(Rejected(clip.id, error.reason, error.detail))
                 progress(seconds)
         result = ShardResult(job.path.name, shard.size, shard.sha256, shard.rows, rejected)
-        content = {**vars(result), "rejected": [vars(row) for row in rejected]}
+        content = {**vars(result), "rejected": [asdict(row) for row in rejected]}
         partial = job.path.with_name(f".{job.path.name}.json.partial")
         partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         partial.replace(side_file(job.path))
@@ -110,7 +110,7 @@ def clip_records(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> list[tuple[
     tokens = tuple(text_tokens(tokenizer, clip.sentence))
     if len(tokens) > MAX_TEXT_TOKENS:
         raise ClipError(f"more than {MAX_TEXT_TOKENS} tokens", f"{len(tokens)}; split it")
-    native_N, rate = decode(clip.path)
+    native_N, rate = decode(clip.audio.load(), clip.start, clip.length, clip.id)
     records = []
     for copy in range(1 + job.copies):
         audio_N, augmentations = make_copy(native_N, rate, copy, clip.id, job)

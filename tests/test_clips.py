@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data.audio import ClipError, decode, resample
-from data.clips import CorpusError, read_split
+from data.audio import decode, resample
+from data.clips import ClipError, CorpusError
+from data.sources import read_split
 
 HEADER = "client_id\tpath\tsentence\tlocale"
 
@@ -27,7 +28,7 @@ def test_the_sample_corpus_reads_as_the_csv_module_reads_it(sample_corpus, split
         (row["path"], row["sentence"], row["client_id"]) for row in want
     ]
     assert got.language == "it"
-    assert all(clip.path.is_file() for clip in got.clips)
+    assert all(clip.audio.load().is_file() for clip in got.clips)
 
 
 def test_the_folder_above_the_only_language_is_taken_too(sample_corpus):

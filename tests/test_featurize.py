@@ -19,11 +19,11 @@ from transformers import AutoTokenizer, WhisperFeatureExtractor
 from data import plan
 from data.audio import decode, resample
 from data.augment import RECIPES
-from data.clips import read_split
 from data.errors import UserError
 from data.featurize import FeaturizeConfig, featurize
 from data.log_mel import restore
 from data.records import Shards
+from data.sources import read_split
 
 
 @pytest.fixture(name="config")
@@ -241,7 +241,7 @@ def test_the_estimate_is_near_the_truth_with_and_without_clip_durations(config, 
     clips = read_split(corpus, "train")
     clips = replace(clips, clips=clips.clips[:60])
     if durations:
-        rows = (f"{clip.id}\t{round(soundfile.info(clip.path).duration * 1000)}" for clip in clips.clips)
+        rows = (f"{clip.id}\t{round(soundfile.info(clip.audio.load()).duration * 1000)}" for clip in clips.clips)
         (corpus / "clip_durations.tsv").write_text("\n".join(["clip\tduration[ms]", *rows]) + "\n")
     tokenizer_file = Path(config.model) / "tokenizer.json"
     settings = plan.make_settings(clips, "train", None, tokenizer_file, 80, RECIPES["standard"], copies=1, seed=0)
