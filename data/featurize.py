@@ -1,7 +1,8 @@
 """The command `python -m data.featurize`: a corpus's split → TFRecord shards, once and for good.
 
 Work is done in shards, each an independent job. Stop it whenever you like: run again, it continues at the shards that
-are missing, and the result is the same byte for byte, whatever the number of workers. A finished set is not made again.
+are missing, and the result is the same byte for byte, whatever the number of workers and wherever they are. A finished
+set is not made again; a shard that was lost or cut from one is.
 """
 
 import fcntl
@@ -9,189 +10,149 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import tyro
+from upath import UPath
 
-from data.augment import find_recipe
-from data.clips import Rejected, Split
+from data.budget import check_room, parse_share, say_bytes
 from data.errors import UserError, command
-from data.model_files import model_file, read_n_mels
-from data.plan import (
-    Settings,
-    check_room,
-    differences,
-    estimate_bytes,
-    estimate_seconds,
-    make_settings,
-    parse_bytes,
-    plan_shards,
-    say_bytes,
-)
-from data.pool import available_cores, run_jobs
-from data.records import MANIFEST, Shards, write_index
+from data.finish import REJECTED, TIMING, drop_duplicates, merge, remove_hidden, reopen, to_json, write_rejected
+from data.plan import TOKENIZER, UNFINISHED, Settings, differences
+from data.pool import run_in_processes
+from data.prepare import FeaturizeConfig, Run, prepare, say_plan
+from data.progress import Progress
+from data.records import MANIFEST, ShardError, Shards
 from data.shard_jobs import ShardJob, ShardResult, finished_result
-from data.sources import read_split
-
-REJECTED = "rejected.tsv"
-TIMING = "timing.json"
-UNFINISHED = ".settings.json"  # the settings of a set that is not finished yet
-
-
-@dataclass(frozen=True)
-class FeaturizeConfig:
-    """Turn one split of a corpus into shards for training."""
-
-    source: Path
-    """Common Voice language folder: clips/ beside train.tsv, dev.tsv, test.tsv."""
-    shards: Path
-    """Where the shards go, into a folder named as the split."""
-    model: str
-    """Hugging Face Whisper folder or hub name: decides the tokenizer and the mel bins."""
-    split: str = "train"
-    """Which TSV."""
-    recipe: str = "standard"
-    """Augmentation of the copies: standard or none."""
-    copies: int = 1
-    """Augmented copies beside the clean one."""
-    budget: str = "200GB"
-    """Most bytes the shards may take."""
-    workers: int = available_cores()
-    """Processes, one thread each; the result does not depend on it."""
-    seed: int = 0
-    """Of the augmentation."""
-    language: str | None = None
-    """Whisper's code, for example it; by default what the TSV's locale column says."""
-    limit: int | None = None
-    """Take only the first clips of the TSV."""
+from data.storage import is_local, write_text, writing_to
 
 
 def featurize(config: FeaturizeConfig) -> None:
     """Do what `config` says, with progress on the screen; `UserError` for everything the user can mend."""
     started = time.monotonic()
-    budget = parse_bytes(config.budget)
-    for name, value in (("workers", config.workers), ("limit", config.limit)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; it takes 1 or more")
-    recipe = find_recipe(config.recipe)
-    split = read_split(str(config.source), config.split)
-    split = replace(split, clips=split.clips[: config.limit])
-    n_mels, tokenizer_file = read_n_mels(config.model), model_file(config.model, "tokenizer.json")
-    settings = make_settings(
-        split, config.split, config.language, tokenizer_file, n_mels, recipe, config.copies, config.seed
-    )
-    folder = config.shards / config.split
-    if is_finished(folder, settings):
-        _remove_hidden(folder)
+    share = parse_share(config.max_rejected, "max-rejected")
+    run = prepare(config)
+    folder = run.folder
+    if not config.plan and is_finished(folder, run.settings):
+        remove_hidden(folder)
         print(f"{folder} is already there, made with the same settings: {_say_totals(Shards(folder).manifest)}")
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    say_plan(run, config)
+    check_room(run.estimated_bytes, _bytes_present(run), run.budget, folder)
+    if config.plan:
+        return
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
-        _write_json(folder / UNFINISHED, settings.as_json())
-        jobs = plan_shards(folder, split.clips, settings, tokenizer_file)
-        earlier = {number: result for number, job in enumerate(jobs) if (result := finished_result(job))}
-        estimated = _estimate(split, settings, config.workers, len(jobs), len(earlier))
-        check_room(estimated, sum(result.bytes for result in earlier.values()), budget, folder)
-        results = _run_missing(jobs, earlier, config.workers, budget)
-        manifest = {"source": str(config.source), "model": config.model, **settings.as_json()}
-        _merge(folder, manifest, split.rejected, [results[number] for number in range(len(jobs))])
-        seconds = sum(sum(result.rows["seconds"]) for number, result in results.items() if number not in earlier)
-        print(_say_totals(Shards(folder).manifest))
-        print(_write_timing(folder, time.monotonic() - started, seconds))
+        with writing_to(folder):
+            earlier = _open_set(run)
+        _check_rejected(run, earlier.values(), share)
+        results = _run_missing(run, earlier, config, share)
+        with writing_to(folder):
+            results = drop_duplicates(run.jobs, results)
+            _check_rejected(run, results.values(), share)
+            settings = {"source": str(config.source), "model": config.model, **run.settings.as_json()}
+            done = [results[number] for number in range(len(run.jobs))]
+            manifest = merge(folder, settings, run.split.rejected, run.jobs, done)
+        for reason, count in manifest["rejected"].items():
+            print(f"left out: {count} × {reason} ({folder / REJECTED})")
+        print(_say_totals(manifest))
+        seconds = sum(result.seconds for number, result in results.items() if number not in earlier)
+        print(_write_timing(folder, manifest, time.monotonic() - started, seconds))
 
 
-def is_finished(folder: Path, settings: Settings) -> bool:
-    """Whether `folder` holds these shards already; `UserError` if it holds others, finished or not."""
-    for name, finished in ((MANIFEST, True), (UNFINISHED, False)):
+def is_finished(folder: UPath, settings: Settings) -> bool:
+    """Whether `folder` holds these shards already, whole; `UserError` if it holds others, finished or not."""
+    for name in (MANIFEST, UNFINISHED):
         if (folder / name).is_file():
-            there = Shards(folder).manifest if finished else json.loads((folder / name).read_text(encoding="utf-8"))
+            there = json.loads((folder / name).read_text(encoding="utf-8"))
             if found := differences(there, settings.as_json()):
                 raise UserError(
                     f"{folder} holds shards made with other settings ({'; '.join(found)}): "
                     "delete it or name another --shards"
                 )
-            return finished
-    return False
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        Shards(folder)
+    except ShardError as damage:
+        print(f"{damage}; what is damaged is made again")
+        return False
+    return True
 
 
-def _estimate(split: Split, settings: Settings, workers: int, shards: int, finished: int) -> int:
-    """About how many bytes the shards will take; says what is going to be done."""
-    seconds = estimate_seconds(split)
-    estimated = estimate_bytes(seconds, settings)
-    print(
-        f"{len(split.clips):,} clips, about {seconds / 3600:.2f} h, augmented copies of each: {settings.copies}; "
-        f"about {say_bytes(estimated)} in {shards} shards, {workers} workers"
-    )
-    if finished:
-        print(f"continuing: {finished} of {shards} shards are done")
-    return estimated
+def _open_set(run: Run) -> dict[int, ShardResult]:
+    """Make `run`'s folder ready for its jobs; the results of those that are done."""
+    write_text(run.folder / UNFINISHED, to_json(run.settings.as_json()))
+    write_text(run.folder / TOKENIZER, run.tokenizer_file.read_text(encoding="utf-8"))
+    if (run.folder / MANIFEST).is_file():
+        reopen(run.folder, json.loads((run.folder / MANIFEST).read_text(encoding="utf-8")), run.jobs)
+    earlier = {number: result for number, job in enumerate(run.jobs) if (result := finished_result(job))}
+    if earlier:
+        print(f"continuing: {len(earlier)} of {len(run.jobs)} shards are done")
+    return earlier
 
 
 def _run_missing(
-    jobs: list[ShardJob], earlier: dict[int, ShardResult], workers: int, budget: int
+    run: Run, earlier: dict[int, ShardResult], config: FeaturizeConfig, share: float
 ) -> dict[int, ShardResult]:
-    """Every job's result by number, `earlier` ones included; stops when more is written than the budget allows."""
+    """Every job's result by number, `earlier` ones included; stops over the budget and over the share of rejected."""
     results = dict(earlier)
-    missing = {number: job for number, job in enumerate(jobs) if number not in earlier}
+    missing = {number: job for number, job in enumerate(run.jobs) if number not in earlier}
     if not missing:
         return results
-    for number, result in run_jobs(missing, workers, sum(len(jobs[number].clips) for number in earlier)):
-        results[number] = result
-        written = sum(result.bytes for result in results.values())
-        if written > budget:
-            raise UserError(
-                f"{say_bytes(written)} written after {len(results)} of {len(jobs)} shards, the budget is "
-                f"{say_bytes(budget)}: run again with a larger --budget to continue"
-            )
+    done = sum(len(run.jobs[number].clips) for number in earlier)
+    with Progress(len(run.split.clips), done) as progress:
+        for number, result in _executor(missing, config, progress):
+            results[number] = result
+            written = sum(result.bytes for result in results.values())
+            if written > run.budget:
+                raise UserError(
+                    f"{say_bytes(written)} written after {len(results)} of {len(run.jobs)} shards, the budget is "
+                    f"{say_bytes(run.budget)}: run again with a larger --budget to continue"
+                )
+            _check_rejected(run, results.values(), share)
     return results
 
 
-def _merge(folder: Path, settings: dict[str, Any], rejected: list[Rejected], results: list[ShardResult]) -> None:
-    """Make a finished set of finished shards: the index, the rejected clips, and last the manifest."""
-    rejected = rejected + [clip for result in results for clip in result.rejected]
-    lines = ["id\treason\tdetail"]
-    lines += ["\t".join(" ".join(text.split()) for text in (r.id, r.reason, r.detail)) for r in rejected]
-    (folder / REJECTED).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    reasons = dict(sorted(Counter(clip.reason for clip in rejected).items()))
-    for reason, count in reasons.items():
-        print(f"left out: {count} × {reason} ({folder / REJECTED})")
-    columns: dict[str, list[Any]] = {name: [x for r in results for x in r.rows[name]] for name in results[0].rows}
-    columns["shard"] = [number for number, result in enumerate(results) for _ in range(result.records)]
-    if not columns["id"]:
-        raise UserError(f"no clip could be used; {folder / REJECTED} says why")
-    write_index(folder, columns)
-    manifest = {
-        **settings,
-        "records": len(columns["id"]),
-        "bytes": sum(result.bytes for result in results),
-        "seconds": round(sum(columns["seconds"]), 3),
-        "frames": sum(columns["frames"]),
-        "rejected": reasons,
-        "shards": [{"file": r.file, "records": r.records, "bytes": r.bytes, "sha256": r.sha256} for r in results],
-    }
-    partial = folder / f"{MANIFEST}.partial"
-    _write_json(partial, manifest)
-    partial.replace(folder / MANIFEST)
-    _remove_hidden(folder)
+def _executor(
+    jobs: dict[int, ShardJob], config: FeaturizeConfig, progress: Progress
+) -> Iterator[tuple[int, ShardResult]]:
+    if config.scheduler is None:
+        return run_in_processes(jobs, config.workers, progress)
+    from data.cluster import run_on_cluster  # only then: it needs Dask
+
+    return run_on_cluster(jobs, config.scheduler, progress)
 
 
-def _remove_hidden(folder: Path) -> None:
-    """Remove what only an unfinished set needs; a run may have been killed between its manifest and this."""
-    for path in folder.glob(".*.json*"):
-        path.unlink()
+def _check_rejected(run: Run, results: Iterable[ShardResult], share: float) -> None:
+    """Stop when more than `share` of the clips listed cannot be used."""
+    rejected = run.split.rejected + [clip for result in results for clip in result.rejected]
+    total = len(run.split.clips) + len(run.split.rejected)
+    if len(rejected) <= share * total:
+        return
+    with writing_to(run.folder):
+        write_rejected(run.folder, rejected)
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in Counter(r.reason for r in rejected).most_common())
+    raise UserError(
+        f"{len(rejected)} of {total} clips cannot be used ({reasons}), more than --max-rejected {share:.1%}: "
+        f"see {run.folder / REJECTED}, mend the source, or allow more; then run the same command again to continue"
+    )
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _bytes_present(run: Run) -> int:
+    """Bytes of shards that are there already."""
+    return sum(job.path.stat().st_size for job in run.jobs if job.path.is_file())
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Two runs never write one folder at once; the lock goes with the process, however it ends."""
+def _only_writer(folder: UPath) -> Iterator[None]:
+    """Two runs never write one local folder at once; the lock goes with the process, however it ends."""
+    if not is_local(folder):
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -203,16 +164,15 @@ def _only_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write_timing(folder: Path, wall_seconds: float, speech_seconds: float) -> str:
+def _write_timing(folder: UPath, manifest: dict[str, Any], wall_seconds: float, speech_seconds: float) -> str:
     """Keep this run's speed beside the shards (not in the manifest, which is the same for every run), and say it."""
-    manifest = Shards(folder).manifest
     timing = {
         "speech_seconds": round(speech_seconds, 3),
         "wall_seconds": round(wall_seconds, 3),
         "x_realtime": round(speech_seconds / wall_seconds, 1),
         "bytes_per_speech_second": round(manifest["bytes"] / manifest["seconds"], 1),
     }
-    _write_json(folder / TIMING, timing)
+    write_text(folder / TIMING, to_json(timing))
     speed, size = timing["x_realtime"], timing["bytes_per_speech_second"]
     return f"{speed:,} seconds of speech per second, {size:,} bytes per second of speech"
 

@@ -5,41 +5,25 @@ of shards are the same exactly if their settings are.
 """
 
 import hashlib
-import re
-import shutil
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from tokenizers import Tokenizer
+from upath import UPath
 
 from data.augment import Recipe
-from data.clips import Clip, ClipError, Split
+from data.clips import Split
 from data.errors import UserError
-from data.log_mel import FRAMES_PER_SECOND, HOP_LENGTH, N_FFT, SAMPLE_RATE
+from data.log_mel import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from data.records import FORMAT_VERSION
 from data.shard_jobs import ShardJob
 
+UNFINISHED = ".settings.json"  # the settings of a set that is not finished yet
+TOKENIZER = ".tokenizer.json"  # in the folder of unfinished shards, where every worker sees it
 RECORDS_PER_SHARD = 2400  # × 43 kB, a Common Voice clip's mean: about 100 MB
 FEWEST_SHARDS = 16  # a small corpus is still split this far, so that many workers can share it …
 FEWEST_RECORDS = 50  # … but not into shards smaller than this
-RECORD_OVERHEAD = 400  # bytes beside the features: names, framing, sentence, client_id
-PROBED_CLIPS = 64  # their mean duration is within 4 % for Common Voice, whose clips deviate by a third of the mean
-UNITS = {
-    "": 1,
-    "k": 10**3,
-    "K": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "ki": 2**10,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
 
 
 @dataclass(frozen=True)
@@ -75,18 +59,16 @@ def make_settings(
     copies: int,
     seed: int,
 ) -> Settings:
-    """The settings of a run over `split` (the TSV called `name`), checked."""
+    """The settings of a run over `split` (which the user calls `name`), checked."""
     language = language or split.language
     if language is None:
         raise UserError(f"{split.root}: {name} does not say one language in a `locale` column: give --language")
     content = tokenizer_file.read_bytes()
     if Tokenizer.from_file(str(tokenizer_file)).token_to_id(f"<|{language}|>") is None:
         raise UserError(f"language {language!r} is not one of Whisper's: {tokenizer_file} has no token <|{language}|>")
-    if copies < 0:
-        raise UserError(f"copies is {copies}; it takes 0 (clean only) or more")
     corpus = hashlib.sha256()
     for clip in split.clips:
-        corpus.update(f"{clip.id}\t{clip.sentence}\t{clip.speaker}\n".encode())
+        corpus.update(f"{clip.id}\t{clip.start}\t{clip.length}\t{clip.sentence}\t{clip.speaker}\n".encode())
     return Settings(
         split=name,
         language=language,
@@ -111,17 +93,19 @@ def differences(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
     return found
 
 
-def plan_shards(folder: Path, clips: list[Clip], settings: Settings, tokenizer_file: Path) -> list[ShardJob]:
-    """The jobs that write `clips` into shards of equal numbers of clips."""
+def plan_shards(folder: UPath, split: Split, settings: Settings) -> list[ShardJob]:
+    """The jobs that write `split` into shards of equal numbers of clips in `folder`, which holds the tokenizer."""
+    clips = split.clips
     records = len(clips) * (1 + settings.copies)
     count = max(-(-records // RECORDS_PER_SHARD), min(FEWEST_SHARDS, records // FEWEST_RECORDS), 1)
     count = min(count, len(clips))
     edges = [len(clips) * number // count for number in range(count + 1)]
     return [
         ShardJob(
-            path=folder / f"{settings.split}-{number:05d}-of-{count:05d}.tfrecord",
+            path=folder / f"{folder.name}-{number:05d}-of-{count:05d}.tfrecord",
             clips=tuple(clips[edges[number] : edges[number + 1]]),
-            tokenizer_file=tokenizer_file,
+            source=split.root,
+            tokenizer_file=folder / TOKENIZER,
             n_mels=settings.n_mels,
             recipe=settings.recipe,
             copies=settings.copies,
@@ -129,63 +113,3 @@ def plan_shards(folder: Path, clips: list[Clip], settings: Settings, tokenizer_f
         )
         for number in range(count)
     ]
-
-
-def estimate_seconds(split: Split) -> float:
-    """Seconds of speech in `split`: as its source tells, or else from some clips' headers."""
-    known = [clip.seconds for clip in split.clips if clip.seconds is not None]
-    if not known:
-        step = -(-len(split.clips) // PROBED_CLIPS) if split.random_access else 1
-        probed = split.clips[::step][:PROBED_CLIPS]
-        known = [seconds for clip in probed if (seconds := duration(clip)) is not None]
-    return sum(known) / max(len(known), 1) * len(split.clips)
-
-
-def duration(clip: Clip) -> float | None:
-    """Seconds of `clip` by its header; None if it cannot be opened, which the run itself will report."""
-    if clip.length is not None:
-        return clip.length
-    try:
-        audio = clip.audio.load()
-        return float(soundfile.info(BytesIO(audio) if isinstance(audio, bytes) else audio).duration) - clip.start
-    except (soundfile.SoundFileError, ClipError):
-        return None
-
-
-def estimate_bytes(seconds: float, settings: Settings) -> int:
-    """Bytes of the shards of `seconds` of speech."""
-    per_copy = seconds * FRAMES_PER_SECOND * settings.n_mels + settings.clips * RECORD_OVERHEAD
-    return int(per_copy * (1 + settings.copies))
-
-
-def check_room(estimated: int, present: int, budget: int, folder: Path) -> None:
-    """Stop unless `estimated` bytes, of which `present` are there already, fit the budget and the disk of `folder`."""
-    if estimated > budget:
-        raise UserError(
-            f"the shards would take about {say_bytes(estimated)}, the budget is {say_bytes(budget)}: "
-            "raise --budget, or lower --copies or --limit"
-        )
-    free = shutil.disk_usage(folder).free
-    if estimated - present > free:
-        raise UserError(
-            f"the shards need about {say_bytes(estimated - present)} more, "
-            f"the disk of {folder} has {say_bytes(free)} free: make room, or lower --copies or --limit"
-        )
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from `200GB`, `1.5 TB`, `300MiB` or a plain number."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[kKMGT]i?)?)B?\s*", text, re.ASCII)
-    if match is None:
-        raise UserError(f"budget {text!r} is not a size; write for example 200GB, 500MB or 1TiB")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
-def say_bytes(count: int) -> str:
-    """`count` for people: 7.2 GB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.{0 if unit == 'B' else 1}f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

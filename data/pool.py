@@ -8,6 +8,7 @@ so a killed run leaves nobody who still writes.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,13 +16,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm import tqdm
-
 from data.errors import UserError
+from data.progress import Progress
 from data.shard_jobs import ShardJob, ShardResult, write_shard
 
 POLL_SECONDS = 0.2
-CLIPS, SECONDS, STOP = range(3)  # the shared counters: clips done, seconds of speech written, 1 to stop
+CLIPS, SECONDS, BYTES, STOP = range(4)  # the shared counters: what is done by now, and 1 to stop
 
 _counters: Any = None  # in a worker: the run's shared counters
 
@@ -35,19 +35,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_jobs(jobs: dict[int, ShardJob], workers: int, skipped_clips: int) -> Iterator[tuple[int, ShardResult]]:
-    """Each of `jobs` (by number) as it is done, in any order, under a progress bar that starts at `skipped_clips`."""
-    total = skipped_clips + sum(len(job.clips) for job in jobs.values())
+def run_in_processes(jobs: dict[int, ShardJob], workers: int, progress: Progress) -> Iterator[tuple[int, ShardResult]]:
+    """Each of `jobs` (by number) as it is done, in any order."""
     context = multiprocessing.get_context("spawn")
-    counters = context.Array("d", 3)
-    with _one_thread_each(), tqdm(total=total, initial=skipped_clips, unit="clip", smoothing=0.1) as bar:
+    counters: Any = context.Array("d", STOP + 1)
+    with _one_thread_each():
         # More processes than jobs would only start and wait.
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counters,))
         try:
             pending = {pool.submit(_run_job, job): number for number, job in jobs.items()}
             while pending:
                 done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                _show(bar, skipped_clips, counters.get_obj())
+                clips, seconds, size, _ = counters.get_obj()
+                progress.show(clips, seconds, size)
                 yield from _finished(done, pending)
         finally:
             counters.get_obj()[STOP] = 1
@@ -65,11 +65,6 @@ def _finished(
                 "a worker process was killed, perhaps for want of memory: run the same command again to continue, "
                 "with fewer --workers"
             ) from None
-
-
-def _show(bar: Any, skipped_clips: int, counters: Any) -> None:
-    bar.set_postfix_str(f"{counters[SECONDS] / max(bar.format_dict['elapsed'], 1e-9):,.0f} × real time", refresh=False)
-    bar.update(skipped_clips + int(counters[CLIPS]) - bar.n)
 
 
 @contextmanager
@@ -91,8 +86,17 @@ def _one_thread_each() -> Iterator[None]:
 def _start_worker(counters: Any) -> None:
     global _counters
     _counters = counters
+    _silence_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _silence_libraries() -> None:
+    """Decoders print notes on damaged files straight to descriptor 2, into the progress bar; Python keeps its own."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _end_with_parent() -> None:
@@ -106,9 +110,11 @@ def _run_job(job: ShardJob) -> ShardResult:
     return write_shard(job, _progress)
 
 
-def _progress(seconds: float) -> None:
-    if _counters.get_obj()[STOP]:
-        raise StopError
+def _progress(seconds: float, size: int) -> None:
     with _counters.get_lock():
-        _counters[CLIPS] += 1
-        _counters[SECONDS] += seconds
+        totals = _counters.get_obj()
+        if totals[STOP]:
+            raise StopError
+        totals[CLIPS] += 1
+        totals[SECONDS] += seconds
+        totals[BYTES] += size

@@ -10,20 +10,26 @@ Shapes: F mel frames, M mel bins, L tokens.
 """
 
 import hashlib
+import io
 import json
 import mmap
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
+from upath import UPath
 
 from data.errors import UserError
+from data.split_names import folder_name
+from data.storage import local_copy, new_file
 from data.tfrecord import Example, RecordError, frame, unframe
 
 FORMAT_VERSION = 1
@@ -40,6 +46,7 @@ INDEX_TYPES = {
     "seconds": pa.float32(),
     "speaker": pa.string(),
     "augmentations": pa.string(),
+    "features_crc32c": pa.int64(),
 }
 
 
@@ -105,31 +112,27 @@ def decode(payload: bytes) -> Record:
 
 
 class ShardWriter:
-    """Writes records to `path`, which appears only when all are in it; until then the file is `path.partial`.
+    """Writes records to `path`, which appears only when all are in it.
 
     After a clean exit `rows` holds the index columns of what was written (`offset` is where a record's framing starts,
     `length` its payload's bytes), `size` the bytes and `sha256` the file's checksum.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: UPath | Path) -> None:
+        self.path = UPath(path)
         self.size = 0
         self.sha256 = ""
-        names = ("id", "copy", "offset", "length", "frames", "tokens", "seconds", "speaker", "augmentations")
-        self.rows: dict[str, list[Any]] = {name: [] for name in names}
-        self._partial = path.with_name(path.name + ".partial")
+        self.rows: dict[str, list[Any]] = {name: [] for name in INDEX_TYPES if name != "shard"}
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> "ShardWriter":
-        self._file = self._partial.open("wb")
+        self._new = new_file(self.path)
+        self._file = self._new.__enter__()
         return self
 
     def write(self, record: Record, augmentations: str = "") -> None:
         """Append `record`; `augmentations` (JSON: what was drawn) goes into the index only."""
         payload = encode(record)
-        framed = frame(payload)
-        self._file.write(framed)
-        self._digest.update(framed)
         row = {
             "id": record.id,
             "copy": record.copy,
@@ -140,20 +143,27 @@ class ShardWriter:
             "seconds": float(np.float32(record.seconds)),
             "speaker": record.speaker,
             "augmentations": augmentations,
+            "features_crc32c": google_crc32c.value(record.log_mel_q),
         }
-        for name, value in row.items():
-            self.rows[name].append(value)
+        self._append(payload, row)
+
+    def copy(self, payload: bytes, row: dict[str, Any]) -> None:
+        """Append a record of another shard as it is, with its index `row` there."""
+        self._append(payload, {**row, "offset": self.size})
+
+    def _append(self, payload: bytes, row: dict[str, Any]) -> None:
+        framed = frame(payload)
+        self._file.write(framed)
+        self._digest.update(framed)
+        for name, column in self.rows.items():
+            column.append(row[name])
         self.size += len(framed)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is not None:
-            self._partial.unlink()
-            return
         self.sha256 = self._digest.hexdigest()
-        self._partial.replace(self.path)
+        self._new.__exit__(kind, error, trace)
 
 
 class Shards:
@@ -163,18 +173,12 @@ class Shards:
     Pickling keeps the folder only; files are opened on first use, so a copy per reader process costs nothing.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: UPath | Path | str) -> None:
+        self.folder = UPath(folder)
         self.manifest = _read_manifest(self.folder)
-        for shard in self.manifest["shards"]:
-            path = self.folder / shard["file"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise ShardError(
-                    f"{path} {found}, its manifest says {shard['bytes']}: delete {self.folder} and run featurize again"
-                )
-        self.index = _read_index(self.folder)
+        for damage in damaged_shards(self.folder, self.manifest).values():
+            raise ShardError(f"{damage}: run featurize again")
+        self.index = read_index(self.folder)
         if len(self) != self.manifest["records"]:
             raise ShardError(
                 f"{self.folder / INDEX} has {len(self)} rows, the manifest {self.manifest['records']} records: "
@@ -183,18 +187,19 @@ class Shards:
         self._maps: dict[int, mmap.mmap] = {}
 
     @classmethod
-    def open(cls, shards_dir: Path | str, split: str) -> "Shards":
+    def open(cls, shards_dir: UPath | Path | str, split: str) -> "Shards":
         """The shards of `split` in `shards_dir`."""
-        shards_dir = Path(shards_dir)
+        shards_dir = UPath(shards_dir)
         if not shards_dir.is_dir():
             raise ShardError(f"no shards: {shards_dir} is not a folder; make them with `make featurize`")
-        if not (shards_dir / split / MANIFEST).is_file():
+        folder = shards_dir / folder_name(split)
+        if not (folder / MANIFEST).is_file():
             there = sorted(path.parent.name for path in shards_dir.glob(f"*/{MANIFEST}"))
-            unfinished = " (it is not finished: run featurize again)" if (shards_dir / split).is_dir() else ""
+            unfinished = " (it is not finished: run featurize again)" if folder.is_dir() else ""
             raise ShardError(
                 f"{shards_dir} has no split {split!r}{unfinished}; there are: {', '.join(there) or 'none'}"
             )
-        return cls(shards_dir / split)
+        return cls(folder)
 
     def __len__(self) -> int:
         return len(self.index["id"])
@@ -211,12 +216,14 @@ class Shards:
             path = self.folder / self.manifest["shards"][number]["file"]
             raise ShardError(
                 f"{path}: record {self.index['id'][position]} copy {self.index['copy'][position]} at byte {offset}: "
-                f"{error}; delete {self.folder} and run featurize again"
+                f"{error}; delete that file and run featurize again"
             ) from error
 
     def _map(self, number: int) -> mmap.mmap:
         if number not in self._maps:
-            with (self.folder / self.manifest["shards"][number]["file"]).open("rb") as file:
+            shard = self.manifest["shards"][number]
+            path = local_copy(self.folder / shard["file"], shard["sha256"])
+            with path.open("rb") as file:
                 self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[number]
 
@@ -230,15 +237,31 @@ class Shards:
         return f"Shards({str(self.folder)!r})"
 
 
-def write_index(folder: Path, columns: dict[str, list[Any]]) -> None:
-    """Write `columns` (every name of `INDEX_TYPES`) as the folder's index."""
-    table = pa.table({name: pa.array(columns[name], kind) for name, kind in INDEX_TYPES.items()})
-    partial = folder / f"{INDEX}.partial"
-    pq.write_table(table, partial)
-    partial.replace(folder / INDEX)
+def write_index(folder: UPath, parts: Iterable[dict[str, list[Any]]]) -> str:
+    """Write the folder's index from its `parts` (every name of `INDEX_TYPES`), one in memory at a time; its SHA-256."""
+    schema = pa.schema(list(INDEX_TYPES.items()))
+    with new_file(folder / INDEX) as file:
+        with pq.ParquetWriter(file, schema) as writer:
+            for columns in parts:
+                writer.write_table(pa.table(columns, schema))
+        file.flush()
+        with Path(file.name).open("rb") as written:
+            return hashlib.file_digest(written, "sha256").hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def damaged_shards(folder: UPath, manifest: dict[str, Any]) -> dict[int, str]:
+    """The shards, by number, that are missing or not of the manifest's size, and what is wrong with each."""
+    found = {}
+    for number, shard in enumerate(manifest["shards"]):
+        path = folder / shard["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard["bytes"]:
+            is_so = "is missing" if size is None else f"has {size} bytes"
+            found[number] = f"{path} {is_so}, its manifest says {shard['bytes']}"
+    return found
+
+
+def _read_manifest(folder: UPath) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
@@ -254,10 +277,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_index(folder: Path) -> dict[str, np.ndarray]:
+def read_index(folder: UPath) -> dict[str, np.ndarray]:
     path = folder / INDEX
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise ShardError(f"{path} cannot be read ({error}): delete {folder} and run featurize again") from error
     missing = INDEX_TYPES.keys() - set(table.column_names)

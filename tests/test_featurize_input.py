@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data import plan
+from data import budget
 from data.errors import UserError
 from data.featurize import FeaturizeConfig, featurize
 
@@ -25,7 +25,7 @@ def good_run(sample_corpus, base_model_dir, tmp_path):
     [("200GB", 200 * 10**9), ("1.5 TB", 15 * 10**11), ("300MiB", 300 * 2**20), ("10kB", 10_000), ("4096", 4096)],
 )
 def test_sizes_are_read_as_people_write_them(text, count):
-    assert plan.parse_bytes(text) == count
+    assert budget.parse_bytes(text) == count
 
 
 @pytest.mark.parametrize(

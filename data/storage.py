@@ -1,0 +1,80 @@
+"""Files that appear whole or not at all, on a local disk or in an object store, by one path type (`upath.UPath`).
+
+Locally a file is written under a hidden name of its own and renamed; so two processes that make the same file (a
+cluster that took a worker for lost) never write into each other. An object store shows an object when its upload is
+complete, so there a local temporary file is uploaded.
+"""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from upath import UPath
+
+from data.errors import UserError
+
+PARTIAL = ".partial"
+
+
+def is_local(path: UPath) -> bool:
+    """Whether `path` is on a disk of this machine."""
+    return isinstance(path, Path)
+
+
+@contextmanager
+def new_file(target: UPath) -> Iterator[BinaryIO]:
+    """A file to write; it stands at `target` once the block ends well, and nowhere if it does not."""
+    if not is_local(target):
+        with tempfile.NamedTemporaryFile() as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            target.fs.put_file(file.name, target.path)
+        return
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(target: UPath, text: str) -> None:
+    """`text` as the file `target`, in one step."""
+    with new_file(target) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def writing_to(folder: Any) -> Iterator[None]:
+    """What the operating system or the store refuses inside becomes a `UserError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or str(error) or type(error).__name__
+        place = error.filename or folder
+        raise UserError(
+            f"{place}: {what[0].lower()}{what[1:]}; nothing is lost: mend that (make room, or name a place that can "
+            "be written) and run the same command again to continue"
+        ) from error
+
+
+def local_copy(path: UPath, sha256: str) -> Path:
+    """`path` itself if it is local, else a copy in this machine's cache, fetched once and known by its checksum.
+
+    The cache is `$SUSSURRO_CACHE`, or `sussurro` in the user's cache folder.
+    """
+    if is_local(path):
+        return Path(path)
+    cache = UPath(os.environ.get("SUSSURRO_CACHE") or Path.home() / ".cache" / "sussurro")
+    copy = cache / sha256
+    if not copy.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        with new_file(copy) as file:
+            path.fs.get_file(path.path, file.name)
+    return copy
