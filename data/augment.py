@@ -1,70 +1,113 @@
-"""Augmentation recipes: what is drawn for a copy of a clip, and its application to the samples.
+"""Augmentation recipes: which effects a copy of a clip may get, what is drawn for it, and its making.
 
 Pure given a generator, and the generator comes from (seed, copy, clip id) alone, so the number and order of workers
 never changes a copy. What was drawn is kept in the index, so every copy can be explained. The change of speed is not
 applied here: it is a factor for the resampling every clip goes through anyway (`data.audio.resample`).
 
+A recipe of one's own needs no change here: a module with a `Recipe` (and its effects' classes, if `data.effects` has
+too few) is named as `--recipe my_recipes:loud`.
+
 Shapes: N samples.
 """
 
-import json
+import importlib
+import math
 import zlib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
+from data.effects import (
+    Drawn,
+    Gain,
+    Noise,
+    NoiseBySnr,
+    PitchShift,
+    Reverb,
+    Speed,
+    Telephone,
+    TimeStretch,
+    Transform,
+    Uniform,
+)
 from data.errors import UserError
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which changes a copy may get, each with its probability; ranges are uniform, in the unit of their name."""
+    """The effects a copy may get, in the order they are applied; `Speed`, if there, is always the first."""
 
     name: str
-    speed_probability: float = 0.0
-    speed: tuple[float, float] = (1.0, 1.0)
-    """Factor on tempo and pitch; Kaldi's recipes use 0.9, 1.0 and 1.1 (Ko et al. 2015)."""
-    gain_probability: float = 0.0
-    gain_db: tuple[float, float] = (0.0, 0.0)
-    noise_probability: float = 0.0
-    snr_db: tuple[float, float] = (0.0, 0.0)
-    """White Gaussian noise this far below the clip's mean power."""
+    transforms: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        for transform in self.transforms:
+            if not transform.ranges:
+                kind = type(transform).__name__
+                raise UserError(f"recipe {self.name}: {kind} has no Uniform field, so the index could not tell of it")
+        names = Counter(name for transform in self.transforms for name in (type(transform).__name__, *transform.ranges))
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise UserError(f"recipe {self.name} has {', '.join(twice)} twice; the index tells values by their names")
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, equal to itself when read back from JSON; a transform's fields stand under its class's name."""
+        transforms = {type(transform).__name__: asdict(transform) for transform in self.transforms}
+        return {"name": self.name, "transforms": list(transforms), **transforms}
+
+    def __str__(self) -> str:
+        lines = [f"recipe {self.name}"]
+        for transform in self.transforms:
+            ranges = (f"{name} {between.low:g} to {between.high:g}" for name, between in transform.ranges.items())
+            lines.append(f"  {type(transform).__name__} ({transform.probability:g}): {', '.join(ranges)}")
+        return "\n".join(lines)
 
 
 RECIPES = {
-    "none": Recipe("none"),
-    "standard": Recipe(
-        "standard",
-        speed_probability=0.8,
-        speed=(0.9, 1.1),
-        gain_probability=0.5,
-        gain_db=(-6.0, 6.0),
-        noise_probability=0.5,
-        snr_db=(10.0, 30.0),
-    ),
+    recipe.name: recipe
+    for recipe in (
+        Recipe("none"),
+        # What the field found to work: speed (Ko et al. 2015), rooms and noise (Ko et al. 2017), and now and then a
+        # telephone. The order is the sound's way: voice, room, microphone, line, listener.
+        Recipe(
+            "standard",
+            (
+                Speed(0.8, Uniform(0.9, 1.1)),
+                Reverb(0.25, rt60_seconds=Uniform(0.1, 0.5), direct_db=Uniform(0.0, 15.0)),
+                NoiseBySnr(0.5, Uniform(10.0, 30.0)),
+                Telephone(0.1, Uniform(-20.0, 0.0)),
+                Gain(0.5, Uniform(-6.0, 6.0)),
+            ),
+        ),
+        # What the lab describes; ranges from 0 upward, as given there.
+        Recipe(
+            "lab",
+            (
+                Noise(0.5, Uniform(0.0, 0.1)),
+                PitchShift(0.5, Uniform(0.0, 0.1)),
+                TimeStretch(0.5, Uniform(0.5, 1.5)),
+            ),
+        ),
+    )
 }
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What one copy gets; None is no change."""
-
-    speed: float | None = None
-    gain_db: float | None = None
-    snr_db: float | None = None
-
-    def as_json(self) -> str:
-        """The changes alone, for the index."""
-        changes = {name: value for name, value in vars(self).items() if value is not None}
-        return json.dumps(changes, sort_keys=True)
-
-
 def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`."""
-    if name not in RECIPES:
-        raise UserError(f"no recipe {name!r}; there are: {', '.join(sorted(RECIPES))}")
-    return RECIPES[name]
+    """The recipe called `name` here, or `module:NAME` of a module that Python finds (the current folder counts)."""
+    if name in RECIPES:
+        return RECIPES[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UserError(f"no recipe {name!r}; there are: {', '.join(sorted(RECIPES))}; your own is module:NAME")
+    try:
+        recipe = getattr(importlib.import_module(module), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UserError(f"no recipe {name!r}: {error}") from None
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{name!r} is a {type(recipe).__name__}; a recipe is a data.augment.Recipe")
+    return recipe
 
 
 def generator(seed: int, copy: int, clip_id: str) -> np.random.Generator:
@@ -72,26 +115,29 @@ def generator(seed: int, copy: int, clip_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, copy, zlib.crc32(clip_id.encode())])
 
 
-def draw(recipe: Recipe, rng: np.random.Generator, slowest: float = 0.0) -> Draw:
-    """What a copy gets, rounded to a thousandth so that the index tells it exactly; its speed is at least `slowest`."""
+def draw(recipe: Recipe, rng: np.random.Generator, slowest: float = 0.0) -> dict[str, float]:
+    """What a copy gets, by name; an effect it does not get has no value there.
 
-    def maybe(probability: float, between: tuple[float, float]) -> float | None:
-        # Both numbers are always taken, so that one probability never shifts another's draw.
-        chance, value = rng.random(), rng.uniform(*between)
-        return round(value, 3) if chance < probability else None
+    `slowest` is the clip's share of the window: slower, all its changes of tempo together would make it overlong.
+    """
+    drawn: dict[str, float] = {}
+    for transform in recipe.transforms:
+        values = transform.draw(rng)
+        if values is None:
+            continue
+        if transform.tempo is not None:
+            # To the next thousandth; 1e-9: 0.9 × 1000 may lie a rounding error above 900.
+            values[transform.tempo] = max(values[transform.tempo], math.ceil(slowest * 1000 - 1e-9) / 1000)
+            slowest /= values[transform.tempo]
+        drawn |= values
+    return drawn
 
-    speed = maybe(recipe.speed_probability, recipe.speed)
-    gain_db = maybe(recipe.gain_probability, recipe.gain_db)
-    snr_db = maybe(recipe.noise_probability, recipe.snr_db)
-    return Draw(None if speed is None else max(speed, slowest), gain_db, snr_db)
 
-
-def augment(audio_N: Float32[np.ndarray, "N"], drawn: Draw, rng: np.random.Generator) -> Float32[np.ndarray, "N"]:
-    """`audio_N` with the drawn gain and noise, in float32 and not clipped; its speed is already changed."""
-    if drawn.gain_db is not None:
-        audio_N = audio_N * np.float32(10.0 ** (drawn.gain_db / 20.0))
-    if drawn.snr_db is not None:
-        power = np.dot(audio_N, audio_N) / len(audio_N)
-        amplitude = np.sqrt(power * 10.0 ** (-drawn.snr_db / 10.0))
-        audio_N = audio_N + np.float32(amplitude) * rng.standard_normal(len(audio_N), dtype=np.float32)
+def augment(
+    audio_N: Float32[np.ndarray, "N"], recipe: Recipe, drawn: Drawn, rng: np.random.Generator
+) -> Float32[np.ndarray, "K"]:
+    """`audio_N` with the drawn effects of `recipe`, in float32 and not clipped; its speed is already changed."""
+    for transform in recipe.transforms:
+        if drawn.keys() >= transform.ranges.keys():
+            audio_N = transform.apply(audio_N, drawn, rng)
     return audio_N

@@ -129,8 +129,8 @@ def make_copy(
         return resample(native_N, rate)[:N_SAMPLES], ""  # soxr may round 30 s up by one sample
     rng = generator(job.seed, copy, clip_id)
     drawn = draw(job.recipe, rng, slowest=len(native_N) / rate / WINDOW_SECONDS)
-    audio_N = resample(native_N, rate, drawn.speed or 1.0)[:N_SAMPLES]
-    return augment(audio_N, drawn, rng), drawn.as_json()
+    audio_N = resample(native_N, rate, drawn.get("speed", 1.0))
+    return augment(audio_N, job.recipe, drawn, rng)[:N_SAMPLES], json.dumps(drawn)
 
 
 @cache
