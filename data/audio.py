@@ -1,10 +1,11 @@
 """Any audio file → float32 mono at 16 kHz, by libsndfile and soxr.
 
-No FFmpeg and no second process: libsndfile decodes MP3, WAV, FLAC and Ogg in this one, and soxr's HQ filter resamples
-without audible aliasing. A change of speed needs no pass of its own: it is another ratio in the resampling the clip
-gets anyway (about twice the cost of 48 → 16 kHz, because the ratio is no longer a whole number).
+No second process: libsndfile decodes MP3, WAV, FLAC and Ogg in this one, and soxr's HQ filter resamples without audible
+aliasing. What libsndfile does not know is looked at: files that begin as MP4, AAC or WebM do are decoded by PyAV
+(`data.containers`), others do not decode. A change of speed needs no pass of its own: it is another ratio in the
+resampling the clip gets anyway (about twice the cost of 48 → 16 kHz, because the ratio is no longer a whole number).
 
-Shapes: N samples.
+Shapes: N samples, C channels.
 """
 
 from io import BytesIO
@@ -15,10 +16,14 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-from data.clips import NO_SUCH_FILE, ClipError
+from data.clips import CANNOT_BE_READ, NO_SUCH_FILE, ClipError
 from data.log_mel import SAMPLE_RATE, WINDOW_SECONDS
 
 MIN_SECONDS = 0.1
+SILENCE = 1e-4  # of full scale: a peak below -80 dB
+SLACK_SECONDS = 0.1  # a manifest's rounded duration may end this much after its audio
+LEAD_SECONDS = 0.5  # decoded before a part and dropped: libsndfile's MP3 is wrong for up to 90 ms after a seek
+UNKNOWN_FRAMES = 2**62  # libsndfile's count for a stream whose header does not tell is 2**63 - 1
 
 
 def decode(
@@ -26,30 +31,63 @@ def decode(
 ) -> tuple[Float32[np.ndarray, "N"], int]:
     """The samples of `source` (a file, or one's bytes called `name`) at its own rate in Hz, channels averaged, and it.
 
-    `start` and `length` (seconds) choose a part of it. Raises `ClipError` if it does not decode, holds a value that is
-    not finite, or is not 0.1 to 30 s long.
+    `start` and `length` (seconds) choose a part of it. Raises `ClipError` if it does not decode, is silent, holds a
+    value that is not finite, or is not 0.1 to 30 s long; an hour by mistake is found without decoding it.
     """
     where = name or str(source)
     try:
         with soundfile.SoundFile(BytesIO(source) if isinstance(source, bytes) else source) as file:
             rate: int = file.samplerate
-            first = round(start * rate)
-            frames = file.frames - first if length is None else round(length * rate)
-            if first + frames > file.frames or frames < 0:
-                raise ClipError("segment past the audio's end", f"{where}: {start:.2f} s + {frames / rate:.2f} s")
-            _check_duration(frames / rate)  # before decoding: an hour by mistake need not fill the memory
+            first, frames = _segment(file.frames, rate, start, length, where)
+            lead = min(first, round(LEAD_SECONDS * rate))
             if first:
-                file.seek(first)
-            audio_NC = file.read(frames, dtype="float32", always_2d=True)
+                file.seek(first - lead)
+            audio_NC = file.read(lead + frames, dtype="float32", always_2d=True)[lead:]
     except soundfile.SoundFileError as error:
-        if isinstance(source, Path) and not source.is_file():
-            raise ClipError(NO_SUCH_FILE, where) from None
-        raise ClipError("does not decode", f"{where}: {error}") from error
-    _check_duration(len(audio_NC) / rate)
+        audio_NC, rate = _decode_container(source, start, length, where, error)
+    check_duration(len(audio_NC) / rate)
     audio_N = audio_NC[:, 0] if audio_NC.shape[1] == 1 else audio_NC.mean(axis=1)
-    if not np.isfinite(audio_N).all():
+    highest, lowest = audio_N.max(), audio_N.min()  # both are NaN if any sample is
+    if not (np.isfinite(highest) and np.isfinite(lowest)):
         raise ClipError("samples are not finite", where)
+    if highest < SILENCE and lowest > -SILENCE:
+        raise ClipError("silent", f"{where}: no sample reaches -80 dB of full scale")
     return audio_N, rate
+
+
+def _segment(total: int, rate: int, start: float, length: float | None, where: str) -> tuple[int, int]:
+    """First frame and number of frames to decode of an audio of `total` frames."""
+    first = round(start * rate)
+    frames = total - first if length is None else round(length * rate)
+    if total > UNKNOWN_FRAMES:
+        return first, min(frames, round(WINDOW_SECONDS * rate) + 1)
+    if length is not None and 0 < first + frames - total <= SLACK_SECONDS * rate:
+        frames = total - first
+    if first + frames > total or frames < 0:
+        raise ClipError("segment past the audio's end", f"{where}: {start:.2f} s + {frames / rate:.2f} s")
+    check_duration(frames / rate)
+    return first, frames
+
+
+def _decode_container(
+    source: Path | bytes, start: float, length: float | None, where: str, error: Exception
+) -> tuple[Float32[np.ndarray, "N C"], int]:
+    """What libsndfile gave up on with `error`, if it begins as a container that PyAV is for."""
+    from data.containers import decode_container, is_container
+
+    if isinstance(source, Path):
+        try:
+            with source.open("rb") as file:
+                beginning = file.read(16)
+        except FileNotFoundError:
+            raise ClipError(NO_SUCH_FILE, where) from None
+        except OSError as reason:
+            raise ClipError(CANNOT_BE_READ, f"{where}: {reason.strerror}") from None
+    else:
+        beginning = source[:16]
+    if not is_container(beginning):
+        raise ClipError("does not decode", f"{where}: {error}") from error
+    return decode_container(source, start, length, where)
 
 
 def resample(audio_N: Float32[np.ndarray, "N"], rate: int, speed: float = 1.0) -> Float32[np.ndarray, "K"]:
@@ -60,7 +98,8 @@ def resample(audio_N: Float32[np.ndarray, "N"], rate: int, speed: float = 1.0) -
     return resampled
 
 
-def _check_duration(seconds: float) -> None:
+def check_duration(seconds: float) -> None:
+    """`ClipError` unless a clip may last `seconds`."""
     if seconds > WINDOW_SECONDS:
         raise ClipError(f"longer than {WINDOW_SECONDS} s", f"{seconds:.2f} s; split it")
     if seconds < MIN_SECONDS:

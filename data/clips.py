@@ -4,11 +4,11 @@ Every kind of source (`data.sources`) gives its splits as lists of these. A clip
 to any process on any machine that sees the source.
 """
 
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
-
-from upath import UPath
 
 from data.errors import UserError
 
@@ -27,13 +27,16 @@ class ClipError(UserError):
 
 
 NO_SUCH_FILE = "no such file"
+CANNOT_BE_READ = "cannot be read"
+LEAVES_THE_CORPUS = "path leaves the corpus folder"
+LISTED_TWICE = "listed twice"
 
 
 class Audio(Protocol):
     """Where a clip's encoded audio is: small, picklable, and loaded by the worker that needs it."""
 
     def load(self) -> Path | bytes:
-        """A local file, or a file's bytes; `ClipError(NO_SUCH_FILE)` if it is not there."""
+        """A local file, or a file's bytes; `ClipError` if it is not there or may not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +44,45 @@ class AudioFile:
     """An audio file by its path, local or remote (`s3://…`)."""
 
     path: str
+    root: str = ""
+    """The corpus folder: a symbolic link must lead into it, or into the folder the link is in."""
 
     def load(self) -> Path | bytes:
-        if "://" not in self.path:
-            return Path(self.path)
-        try:
-            content: bytes = UPath(self.path).read_bytes()
-        except FileNotFoundError:
-            raise ClipError(NO_SUCH_FILE, self.path) from None
-        return content
+        if "://" in self.path:
+            return _download(self.path)
+        if os.path.islink(self.path):
+            _check_link(self.path, self.root)
+        return Path(self.path)
+
+
+def _check_link(path: str, root: str) -> None:
+    try:
+        target = os.path.realpath(path, strict=True)
+    except FileNotFoundError:
+        raise ClipError(NO_SUCH_FILE, path) from None
+    except OSError as error:  # links in a circle, or a folder that may not be searched
+        raise ClipError(CANNOT_BE_READ, f"{path}: {error.strerror}") from None
+    if not any(is_inside(target, os.path.realpath(folder)) for folder in (os.path.dirname(path), root) if folder):
+        raise ClipError(LEAVES_THE_CORPUS, f"{path} is a link to {target}")
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether `path` lies in `folder`; both absolute and free of links and `..`."""
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def _download(path: str) -> bytes:
+    from upath import UPath  # takes 0.1 s to import, which readers of shards need not spend
+
+    try:
+        content: bytes = UPath(path).read_bytes()
+    except FileNotFoundError:
+        raise ClipError(NO_SUCH_FILE, path) from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise ClipError(CANNOT_BE_READ, f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); run the same command again to continue") from error
+    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +122,11 @@ class Split:
     language: str | None = None
     random_access: bool = True
     """Whether any clip loads about as fast as the next one."""
+
+
+def language_code(names: set[str]) -> str | None:
+    """The one language that all rows name, as Whisper writes it (`it`, of `it-IT`); None if they name none or several."""
+    if len(names) != 1:
+        return None
+    match = re.match(r"([a-z]{2,3})(?:[-_]|$)", next(iter(names)))
+    return match[1] if match else None
