@@ -35,6 +35,7 @@ TELEPHONE_TAPS = 321  # at 16 kHz: a transition of 170 Hz, so that nothing above
 MU_LAW_SCALE = np.float32(8192.0)  # G.711 counts in 14 bits
 MU_LAW_BIAS = np.float32(33.0)
 MU_LAW_MOST = np.float32(8158.0)  # the codec's overload, less one
+SLOWEST_STRETCH = 0.5  # below it Signalsmith's phases are random, and no seed can be set
 FIRST_REFLECTION = 40  # samples: 2.5 ms; what arrives earlier counts as direct sound
 
 
@@ -106,6 +107,11 @@ class TimeStretch(Transform):
     stretch_rate: Uniform
     """2 is twice as fast."""
     tempo: ClassVar[str | None] = "stretch_rate"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stretch_rate.low < SLOWEST_STRETCH:
+            raise UserError(f"TimeStretch: stretch_rate is {self.stretch_rate}; it takes {SLOWEST_STRETCH} or more")
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:  # noqa: ARG002
         import audiomentations  # a second, which only the recipes that need it spend

@@ -35,6 +35,7 @@ from data.errors import UserError
 from data.shard_jobs import make_copy
 
 ANY = Uniform(0.0, 1.0)
+RATES = Uniform(0.5, 1.5)
 TRANSFORMS = [transform for recipe in RECIPES.values() for transform in recipe.transforms]
 
 
@@ -167,6 +168,7 @@ def test_a_recipe_that_cannot_be_had_is_named_with_the_reason(name, message):
         (lambda: Recipe("twice", (Gain(0.5, ANY), Gain(0.5, ANY))), "has Gain, gain_db twice"),
         (lambda: Recipe("empty", (Transform(0.5),)), "Transform has no Uniform field"),
         (lambda: Gain(1.5, ANY), "Gain: probability is 1.5; it takes 0 to 1"),
+        (lambda: TimeStretch(0.5, ANY), "stretch_rate is .*; it takes 0.5 or more"),
         (lambda: Uniform(1.0, 0.0), "low may not be above high"),
         (lambda: Uniform(0.0, float("nan")), "nor either infinite"),
     ],
@@ -187,7 +189,7 @@ def test_speed_moves_tempo_and_pitch(speed):
 @pytest.mark.parametrize("stretch_rate", [0.5, 0.75, 1.0, 1.25, 1.5])
 def test_stretching_moves_tempo_and_keeps_pitch(stretch_rate):
     """1 Hz: an octave is 1200 cents, this is four."""
-    stretched_N = applied(TimeStretch(1.0, ANY), tone(), stretch_rate=stretch_rate)
+    stretched_N = applied(TimeStretch(1.0, RATES), tone(), stretch_rate=stretch_rate)
     assert stretched_N.dtype == np.float32
     assert len(stretched_N) == pytest.approx(2 * 16_000 / stretch_rate, abs=1)
     assert peak_hertz(stretched_N) == pytest.approx(440, abs=1)
@@ -201,12 +203,21 @@ def test_pitch_shift_moves_a_tone_by_the_drawn_semitones(semitones):
     assert 12 * np.log2(peak_hertz(shifted_N) / 440) == pytest.approx(semitones, abs=0.03)
 
 
+@pytest.mark.parametrize("n_samples", [1_600, 15_999, 16_001, 100_003])
+def test_the_slowest_stretch_is_the_same_each_time(n_samples):
+    """Below 0.5 Signalsmith's method draws random phases; 0.5 itself, at any length, must not."""
+    noise_N = 0.1 * generator(0, 1, "a.mp3").standard_normal(n_samples, dtype=np.float32)
+    stretched = [applied(TimeStretch(1.0, RATES), noise_N, stretch_rate=0.5) for _ in range(3)]
+    np.testing.assert_array_equal(stretched[1], stretched[0])
+    np.testing.assert_array_equal(stretched[2], stretched[0])
+
+
 @pytest.mark.parametrize("stretch_rate", [0.5, 0.8, 1.5])
 def test_stretching_keeps_every_moment_in_its_place(stretch_rate):
     """1 ms: clicks at 0.5 s and 1.5 s."""
     clicks_N = np.zeros(32_000, np.float32)
     clicks_N[[8_000, 24_000]] = 1.0
-    first_N, second_N = np.array_split(applied(TimeStretch(1.0, ANY), clicks_N, stretch_rate=stretch_rate), 2)
+    first_N, second_N = np.array_split(applied(TimeStretch(1.0, RATES), clicks_N, stretch_rate=stretch_rate), 2)
     assert np.abs(first_N).argmax() * stretch_rate == pytest.approx(8_000, abs=16)
     assert (len(first_N) + np.abs(second_N).argmax()) * stretch_rate == pytest.approx(24_000, abs=16)
 
