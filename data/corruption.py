@@ -6,11 +6,12 @@ one found is that byte's change, carried through the bytes after it as if they w
 through the payload, it shrinks to eight bits where the change happened.
 """
 
+import struct
 from dataclasses import dataclass
 
 import google_crc32c
 
-from data.tfrecord import FOOTER, HEADER, frame, masked_crc32c
+from data.tfrecord import FOOTER, HEADER, masked_crc32c
 
 POLYNOMIAL = 0x82F63B78  # CRC-32C, bits reversed (RFC 3720, 12.1)
 
@@ -28,13 +29,17 @@ class Fault:
     """(position, value it should have): single changes that would make the record whole, the likeliest first."""
 
 
+def is_whole(header: bytes, payload: bytes, footer: bytes, length: int) -> bool:
+    """Whether these are a record of `length` payload bytes with the right checksums."""
+    return header == _header(length) and len(payload) == length and footer == FOOTER.pack(masked_crc32c(payload))
+
+
 def find_fault(framed: bytes, length: int) -> Fault | None:
     """The first fault of a record of `length` payload bytes in the bytes that stand in its place; None if it is whole.
 
     `framed` is shorter than the record where the file ends too early.
     """
-    expected = frame(bytes(length))[: HEADER.size]
-    for position, (found, right) in enumerate(zip(framed, expected, strict=False)):
+    for position, (found, right) in enumerate(zip(framed, _header(length), strict=False)):
         if found != right:
             part = "length" if position < 8 else "length's checksum"
             return Fault(f"in its {part}", position, position + 1, ((position, right),))
@@ -70,6 +75,12 @@ def single_byte_changes(length: int, difference: int) -> list[tuple[int, int]]:
         if difference < 256:
             found.append((position, difference))
     return sorted(found, key=lambda change: change[1].bit_count())
+
+
+def _header(length: int) -> bytes:
+    """The twelve bytes before a payload of `length` bytes."""
+    packed = struct.pack("<Q", length)
+    return packed + FOOTER.pack(masked_crc32c(packed))
 
 
 def _crc_table() -> list[int]:

@@ -18,12 +18,12 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 from upath import UPath
 
-from data.corruption import Fault, find_fault
+from data.corruption import Fault, find_fault, is_whole
 from data.errors import UserError, command
 from data.records import INDEX, MANIFEST, Record, ShardError, decode
 from data.set_damage import MISSING, Damage, check_index, read_index, read_manifest
 from data.split_names import folder_name
-from data.tfrecord import FRAMING_BYTES, HEADER
+from data.tfrecord import FOOTER, FRAMING_BYTES, HEADER
 
 BLOCK = 2**20  # bytes read at once where no record is known
 
@@ -146,13 +146,12 @@ class _Reading:
         """Mel bins of its records."""
         self.error: OSError | None = None
         self._digest = hashlib.sha256()
-        self._bar = bar
         try:
             with path.open("rb") as file:
                 if rows is not None:
-                    self._read_records(file, rows)
-                while self._read(file, BLOCK):
-                    pass
+                    self._read_records(file, rows, bar)
+                while rest := self._read(file, BLOCK):
+                    bar.update(len(rest))
         except OSError as error:
             self.error = error
         self.sha256 = self._digest.hexdigest()
@@ -161,28 +160,37 @@ class _Reading:
         content = file.read(count)
         self.size += len(content)
         self._digest.update(content)
-        self._bar.update(len(content))
         return content
 
-    def _read_records(self, file: BinaryIO, rows: dict[str, np.ndarray]) -> None:
+    def _read_records(self, file: BinaryIO, rows: dict[str, np.ndarray], bar: Any) -> None:
         self.known = 0
         for row in _each(rows):
-            framed = self._read(file, row["length"] + FRAMING_BYTES)
-            self.known += row["length"] + FRAMING_BYTES
-            if self.bad is None and (fault := find_fault(framed, row["length"]) or self._contradiction(framed, row)):
-                self.bad = _BadRecord(row, fault, framed)
+            length = row["length"]
+            # In three pieces: cutting the payload out of one would copy it once more, a tenth of all the time.
+            header, payload, footer = (self._read(file, count) for count in (HEADER.size, length, FOOTER.size))
+            self.known += length + FRAMING_BYTES
+            bar.update(len(header) + len(payload) + len(footer))
+            if self.bad is None:
+                if is_whole(header, payload, footer, length):
+                    fault = self._contradiction(payload, row)
+                else:
+                    fault = find_fault(header + payload + footer, length)
+                if fault is not None:
+                    self.bad = _BadRecord(row, fault, header + payload + footer)
 
-    def _contradiction(self, framed: bytes, row: Row) -> Fault | None:
+    def _contradiction(self, payload: bytes, row: Row) -> Fault | None:
         """What a record whose checksums are right has otherwise than its row of the index says."""
         try:
-            record = decode(framed[HEADER.size : HEADER.size + row["length"]])
+            record = decode(payload)
         except (ValueError, IndexError, DecodeError) as error:
-            return Fault(f"its checksums are right, yet it is no record ({error})", HEADER.size, len(framed))
+            return Fault(
+                f"its checksums are right, yet it is no record ({error})", HEADER.size, HEADER.size + len(payload)
+            )
         self.n_mels.add(record.log_mel_q.shape[1])
         for name, value in _columns(record).items():
             if row[name] != value:
                 says = f"its {name} is {value!r}, its row in the index says {row[name]!r}"
-                return Fault(says, HEADER.size, len(framed))
+                return Fault(says, HEADER.size, HEADER.size + len(payload))
         return None
 
 

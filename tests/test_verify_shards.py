@@ -14,6 +14,7 @@ import pytest
 
 from data.corruption import find_fault, single_byte_changes
 from data.errors import UserError
+from data.featurize import FeaturizeConfig, featurize
 from data.records import Record, ShardWriter, write_index
 from data.tfrecord import frame
 from data.verify import VerifyConfig, verify
@@ -382,3 +383,21 @@ def test_the_command_ends_with_2_on_damage_and_0_without(folder):
     assert damaged.returncode == 2
     assert f"{folder / FIRST}: record clip_0.mp3 copy 0" in damaged.stderr
     assert "Traceback" not in damaged.stderr
+
+
+def test_what_featurize_wrote_is_whole_and_what_verify_advises_mends_it(base_model_dir, sample_corpus, tmp_path):
+    config = FeaturizeConfig(
+        str(sample_corpus), str(tmp_path / "shards"), str(base_model_dir), split="test[:60]", workers=1
+    )
+    featurize(config)
+    (folder,) = (tmp_path / "shards").iterdir()
+    files = {path.name: path.read_bytes() for path in folder.glob("*.tfrecord")}
+    verify(VerifyConfig(config.shards))
+    damaged = folder / min(files)
+    change(damaged, 10_000, 1)
+    (line,) = damage_found(folder)
+    assert line.startswith(f"{damaged.name}: record ")
+    damaged.unlink()
+    featurize(config)
+    verify(VerifyConfig(config.shards, "test[:60]"))
+    assert {path.name: path.read_bytes() for path in folder.glob("*.tfrecord")} == files
