@@ -50,7 +50,7 @@ class AudioFile:
     def load(self) -> Path | bytes:
         if "://" in self.path:
             return _download(self.path)
-        if os.path.islink(self.path):
+        if os.path.islink(self.path):  # noqa: PTH114 - a microsecond, where a Path takes five
             _check_link(self.path, self.root)
         return Path(self.path)
 
@@ -62,7 +62,8 @@ def _check_link(path: str, root: str) -> None:
         raise ClipError(NO_SUCH_FILE, path) from None
     except OSError as error:  # links in a circle, or a folder that may not be searched
         raise ClipError(CANNOT_BE_READ, f"{path}: {error.strerror}") from None
-    if not any(is_inside(target, os.path.realpath(folder)) for folder in (os.path.dirname(path), root) if folder):
+    allowed = (os.path.realpath(folder) for folder in (Path(path).parent, root) if folder)
+    if not any(is_inside(target, folder) for folder in allowed):
         raise ClipError(LEAVES_THE_CORPUS, f"{path} is a link to {target}")
 
 
@@ -125,7 +126,7 @@ class Split:
 
 
 def language_code(names: set[str]) -> str | None:
-    """The one language that all rows name, as Whisper writes it (`it`, of `it-IT`); None if they name none or several."""
+    """The one language that all rows name, as Whisper writes it (`it`, of `it-IT`); None if there is not one."""
     if len(names) != 1:
         return None
     match = re.match(r"([a-z]{2,3})(?:[-_]|$)", next(iter(names)))

@@ -1,4 +1,6 @@
-"""Common Voice's layout: a language folder with `clips/` beside `train.tsv`, `dev.tsv`, `test.tsv`.
+"""Common Voice's layout: a language folder with `clips/` beside `train.tsv`, `dev.tsv`, `test.tsv`, of any release.
+
+Releases differ in their other columns, and the first ones name clips without `.mp3`.
 
 The TSVs are read as Common Voice writes them: UTF-8, tab-separated, quotation marks are text (a quoting CSV reader
 merges rows at the first unbalanced one). A clip's path is a file name in `clips/` and nothing else.
@@ -9,14 +11,17 @@ from pathlib import PurePosixPath
 
 from upath import UPath
 
-from data.clips import Audio, AudioFile, Clip, CorpusError, Rejected, Split
+from data.clips import LISTED_TWICE, Audio, AudioFile, Clip, ClipError, CorpusError, Rejected, Split, language_code
 
 COLUMNS = ("client_id", "path", "sentence")
+CLIPS = "clips"
 DURATIONS = "clip_durations.tsv"
 
 
 class CommonVoice:
     """A language folder, or a folder with one language folder in it."""
+
+    kind = "a Common Voice folder"
 
     def __init__(self, source: UPath) -> None:
         self.folder = _language_folder(source)
@@ -30,34 +35,51 @@ class CommonVoice:
         path = self.folder / f"{split}.tsv"
         durations = self.folder / DURATIONS
         seconds = parse_durations(durations.read_bytes()) if durations.is_file() else {}
-        clips_folder = self.folder / "clips"
-        prefix = str(clips_folder)
-        return parse_tsv(str(path), path.read_bytes(), prefix, lambda name: AudioFile(f"{prefix}/{name}"), seconds)
+        root, prefix = str(self.folder), str(self.folder / CLIPS)
+
+        def audio(name: str) -> Audio:
+            return AudioFile(f"{prefix}/{name}", root)
+
+        return parse_tsv(str(path), path.read_bytes(), prefix, audio, seconds)
+
+    def arrange(self, clips: list[Clip]) -> list[Clip]:
+        """As they are: any clip loads about as fast as the next one."""
+        return clips
 
 
 def parse_tsv(where: str, content: bytes, root: str, audio: Callable[[str], Audio], seconds: dict[str, float]) -> Split:
-    """The split that a TSV lists; `where` names it in errors, `audio` gives the audio of a file name in `clips/`."""
+    """The split that a TSV lists; `where` names it in errors, `audio` gives the audio of a file name in `clips/`.
+
+    Raises `CorpusError` if no row names a clip; a row that does not becomes a rejection, as does one for whose file
+    `audio` raises `ClipError`.
+    """
     rows = _rows(where, content)
-    name_of_tsv = PurePosixPath(where).name
+    tsv = PurePosixPath(where).name
     clips: dict[str, Clip] = {}
     rejected = []
     for line, row in enumerate(rows, start=2):
         name = row.get("path", "")
-        if any(column not in row for column in COLUMNS):
-            rejected.append(Rejected(name, "incomplete row", f"{name_of_tsv} line {line} has {len(row)} columns"))
-        elif name != PurePosixPath(name).name or name in ("", "..") or "\0" in name:
-            rejected.append(Rejected(name, "path is not a file name", f"{name_of_tsv} line {line}"))
-        elif name in clips:
-            rejected.append(Rejected(name, "listed twice", f"{name_of_tsv} line {line}"))
-        else:
-            sentence, speaker = row["sentence"].strip(), row["client_id"]
-            clips[name] = Clip(name, audio(name), sentence, speaker, seconds=seconds.get(name))
+        try:
+            clip = _clip(row, audio, seconds, f"{tsv} line {line}")
+            if clip.id in clips:
+                raise ClipError(LISTED_TWICE, f"{tsv} line {line}")
+            clips[clip.id] = clip
+        except ClipError as error:
+            rejected.append(Rejected(name, error.reason, error.detail))
     if not clips:
         first = f"{rejected[0].reason}, {rejected[0].detail}"
         raise CorpusError(f"none of the {len(rows)} rows of {where} names a clip; the first: {first}")
-    locales = {row.get("locale", "") for row in rows}
-    language = locales.pop().split("-")[0] if len(locales) == 1 else ""
-    return Split(root, list(clips.values()), rejected, language or None)
+    return Split(root, list(clips.values()), rejected, language_code({row.get("locale", "") for row in rows}))
+
+
+def _clip(row: dict[str, str], audio: Callable[[str], Audio], seconds: dict[str, float], where: str) -> Clip:
+    name = row.get("path", "")
+    if any(column not in row for column in COLUMNS):
+        raise ClipError("incomplete row", f"{where} has {len(row)} columns")
+    if name != PurePosixPath(name).name or name in ("", "..") or "\0" in name:
+        raise ClipError("path is not a file name", where)
+    file = name if "." in name else f"{name}.mp3"
+    return Clip(file, audio(file), row["sentence"].strip(), row["client_id"], seconds=seconds.get(file))
 
 
 def parse_durations(content: bytes) -> dict[str, float]:
@@ -67,9 +89,9 @@ def parse_durations(content: bytes) -> dict[str, float]:
 
 
 def _language_folder(source: UPath) -> UPath:
-    if (source / "clips").is_dir():
+    if (source / CLIPS).is_dir():
         return source
-    inside = sorted(path.parent for path in source.glob("*/clips") if path.is_dir())
+    inside = sorted(path.parent for path in source.glob(f"*/{CLIPS}") if path.is_dir())
     if len(inside) == 1:
         return inside[0]
     if inside:

@@ -1,7 +1,7 @@
 """What `--split` may be: names joined by `+`, each with a slice if need be; and the folder its shards go into.
 
 `train`, `train+validation`, `train[:10%]`, `train[1000:2000]`, `train[-5%:]`: the same forms as in Hugging Face
-`datasets`, percents rounded to the nearest clip. This file imports next to nothing, since readers of shards need it too.
+`datasets`, percents rounded to the nearest clip. This file imports little: readers of shards need it too.
 """
 
 import re

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import soundfile
+from upath import UPath
 
 from data.audio import decode, resample
 from data.clips import ClipError, CorpusError
@@ -62,10 +63,10 @@ def test_rows_that_name_no_clip_are_rejected_with_their_line(tmp_path):
 def test_a_corpus_that_cannot_be_used_is_named_with_what_was_looked_for(tmp_path):
     with pytest.raises(CorpusError, match=r"no corpus: .*nowhere is not a folder"):
         read_split(tmp_path / "nowhere", "train")
-    with pytest.raises(CorpusError, match=r"not in Common Voice's layout: it has no clips/"):
+    with pytest.raises(CorpusError, match=r"is not in a layout that is known; a source is a Common Voice folder"):
         read_split(tmp_path, "train")
     (tmp_path / "clips").mkdir()
-    with pytest.raises(CorpusError, match=r"has no split 'train' \(train.tsv\); there are: none"):
+    with pytest.raises(CorpusError, match=r"has no split 'train' \(read as a Common Voice folder\); there are: none"):
         read_split(tmp_path, "train")
     with pytest.raises(CorpusError, match=r"has no split 'prova'.*there are: train"):
         read_split(make_corpus(tmp_path, ["s\ta.mp3\tUno.\tit"]), "prova")
@@ -77,6 +78,53 @@ def test_a_corpus_that_cannot_be_used_is_named_with_what_was_looked_for(tmp_path
         read_split(make_corpus(tmp_path, ["s\t..\tUno.\tit"]), "train")
     with pytest.raises(CorpusError, match=r"train.tsv is not UTF-8"):
         read_split(make_corpus(tmp_path, ["s\ta.mp3\tPerché.\tit"], encoding="latin-1"), "train")
+
+
+def test_columns_of_other_releases_and_names_without_a_suffix_are_taken(tmp_path):
+    header = "sentence_id\tclient_id\tpath\tsentence\tvariant\tlocale"
+    rows = ["1\ts\ta\tUno.\t\tit-IT", "2\ts\tb.mp3\tDue.\t\tit-IT", "3\ts\ta.mp3\tUno.\t\tit-IT"]
+    split = read_split(make_corpus(tmp_path, rows, header), "train")
+    assert [(clip.id, clip.audio.load().name) for clip in split.clips] == [("a.mp3", "a.mp3"), ("b.mp3", "b.mp3")]
+    assert [(row.id, row.reason) for row in split.rejected] == [("a.mp3", "listed twice")]
+    assert split.language == "it"
+    first = read_split(make_corpus(tmp_path, ["s\ta\tUno."], "client_id\tpath\tsentence"), "train")
+    assert (first.clips[0].id, first.language) == ("a.mp3", None)
+
+
+def test_the_corpus_tells_durations_if_it_has_them(tmp_path):
+    corpus = make_corpus(tmp_path, ["s\ta.mp3\tUno.\tit", "s\tb.mp3\tDue.\tit"])
+    (corpus / "clip_durations.tsv").write_text("clip\tduration[ms]\na.mp3\t1500\nc.mp3\tlong\n")
+    assert [clip.seconds for clip in read_split(corpus, "train").clips] == [1.5, None]
+
+
+def test_the_clips_folder_may_be_a_link_but_a_clip_may_not_lead_out(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("a.mp3", "secret.txt"):
+        (elsewhere / name).write_bytes(b"a")
+    corpus = make_corpus(tmp_path / "corpus", ["s\ta.mp3\tUno.\tit", "s\tb.mp3\tDue.\tit", "s\tc.mp3\tTre.\tit"])
+    (corpus / "clips").rmdir()
+    (corpus / "clips").symlink_to(elsewhere)
+    (elsewhere / "b.mp3").symlink_to("a.mp3")
+    (elsewhere / "c.mp3").symlink_to("/etc/hostname")
+    linked, inside, outside = read_split(corpus, "train").clips
+    assert linked.audio.load().read_bytes() == inside.audio.load().read_bytes() == b"a"
+    with pytest.raises(ClipError, match="path leaves the corpus folder"):
+        outside.audio.load()
+
+
+def test_a_remote_corpus_is_read_as_a_local_one(sample_corpus):
+    remote = UPath("memory://common-voice/it")
+    lines = (sample_corpus / "dev.tsv").read_text(encoding="utf-8").splitlines()[:4]
+    (remote / "dev.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for line in lines[1:]:
+        name = line.split("\t")[1]
+        (remote / "clips" / name).write_bytes((sample_corpus / "clips" / name).read_bytes())
+    for source in (remote, remote.parent):
+        got = read_split(str(source), "dev").clips
+        want = read_split(sample_corpus, "dev[:3]").clips
+        assert [(c.id, c.sentence) for c in got] == [(c.id, c.sentence) for c in want]
+        assert [c.audio.load() for c in got] == [c.audio.load().read_bytes() for c in want]
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
