@@ -21,7 +21,7 @@ def run_on_cluster(jobs: dict[int, ShardJob], scheduler: str, progress: Progress
     from distributed import Client, KilledWorker, as_completed
 
     try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UserError(
             f"no Dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler` and name the "

@@ -60,7 +60,8 @@ def featurize(config: FeaturizeConfig) -> None:
             print(f"left out: {count} × {reason} ({folder / REJECTED})")
         print(_say_totals(manifest))
         seconds = sum(result.seconds for number, result in results.items() if number not in earlier)
-        print(_write_timing(folder, manifest, time.monotonic() - started, seconds))
+        if seconds:
+            print(_write_timing(folder, manifest, time.monotonic() - started, seconds))
 
 
 def is_finished(folder: UPath, settings: Settings) -> bool:

@@ -58,8 +58,9 @@ def _without(job: ShardJob, result: ShardResult, ids: dict[str, str]) -> ShardRe
             if clip_id not in ids:
                 row = {name: column[position] for name, column in rows.items()}
                 shard.copy(_payload(job.path, row["offset"], row["length"]), row)
-    rejected = [Rejected(clip_id, DUPLICATE, earlier) for clip_id, earlier in ids.items()]
-    return save_result(job, shard, [*result.rejected, *rejected])
+    rejected = {clip.id: clip for clip in result.rejected}
+    rejected |= {clip_id: Rejected(clip_id, DUPLICATE, earlier) for clip_id, earlier in ids.items()}
+    return save_result(job, shard, [rejected[clip.id] for clip in job.clips if clip.id in rejected])
 
 
 def merge(

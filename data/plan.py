@@ -5,11 +5,10 @@ of shards are the same exactly if their settings are.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
 from upath import UPath
 
 from data.augment import Recipe
@@ -18,6 +17,7 @@ from data.errors import UserError
 from data.log_mel import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from data.records import FORMAT_VERSION
 from data.shard_jobs import ShardJob
+from data.tokens import parse_tokenizer
 
 UNFINISHED = ".settings.json"  # the settings of a set that is not finished yet
 TOKENIZER = ".tokenizer.json"  # in the folder of unfinished shards, where every worker sees it
@@ -44,9 +44,9 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """The manifest's settings: these, and the constants of the format."""
         features = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop_length": HOP_LENGTH, "n_mels": self.n_mels}
-        fields = {name: value for name, value in asdict(self).items() if name != "n_mels"}
-        recipe = {name: list(value) if isinstance(value, tuple) else value for name, value in fields["recipe"].items()}
-        return {"format_version": FORMAT_VERSION, **fields, "recipe": recipe, "features": features}
+        recipe = self.recipe.as_json()
+        rest = {name: value for name, value in vars(self).items() if name not in ("n_mels", "recipe")}
+        return {"format_version": FORMAT_VERSION, **rest, "recipe": recipe, "features": features}
 
 
 def make_settings(
@@ -63,8 +63,8 @@ def make_settings(
     language = language or split.language
     if language is None:
         raise UserError(f"{split.root}: {name} does not say one language in a `locale` column: give --language")
-    content = tokenizer_file.read_bytes()
-    if Tokenizer.from_file(str(tokenizer_file)).token_to_id(f"<|{language}|>") is None:
+    content = tokenizer_file.read_text(encoding="utf-8")
+    if parse_tokenizer(content).token_to_id(f"<|{language}|>") is None:
         raise UserError(f"language {language!r} is not one of Whisper's: {tokenizer_file} has no token <|{language}|>")
     corpus = hashlib.sha256()
     for clip in split.clips:
@@ -74,7 +74,7 @@ def make_settings(
         language=language,
         clips=len(split.clips),
         clips_sha256=corpus.hexdigest(),
-        tokenizer_sha256=hashlib.sha256(content).hexdigest(),
+        tokenizer_sha256=hashlib.sha256(content.encode()).hexdigest(),
         n_mels=n_mels,
         recipe=recipe,
         copies=copies if recipe.name != "none" else 0,

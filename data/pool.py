@@ -1,8 +1,7 @@
 """Shard jobs in a pool of processes, one thread each, with progress.
 
-Processes are spawned, not forked: a fork copies the locks of the threads that Arrow, BLAS and the tokenizer start. Each
-gets one BLAS thread, because more only fight over the cores the other workers use. A worker ends when its parent does,
-so a killed run leaves nobody who still writes.
+Processes are spawned, not forked: a fork copies the locks of the threads that Arrow, BLAS and the tokenizer start. A
+worker ends when its parent does, so a killed run leaves nobody who still writes.
 """
 
 import multiprocessing
@@ -13,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any
 
 from data.errors import UserError
@@ -39,19 +37,18 @@ def run_in_processes(jobs: dict[int, ShardJob], workers: int, progress: Progress
     """Each of `jobs` (by number) as it is done, in any order."""
     context = multiprocessing.get_context("spawn")
     counters: Any = context.Array("d", STOP + 1)
-    with _one_thread_each():
-        # More processes than jobs would only start and wait.
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counters,))
-        try:
-            pending = {pool.submit(_run_job, job): number for number, job in jobs.items()}
-            while pending:
-                done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                clips, seconds, size, _ = counters.get_obj()
-                progress.show(clips, seconds, size)
-                yield from _finished(done, pending)
-        finally:
-            counters.get_obj()[STOP] = 1
-            pool.shutdown(wait=True, cancel_futures=True)
+    # More processes than jobs would only start and wait.
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counters,))
+    try:
+        pending = {pool.submit(_run_job, job): number for number, job in jobs.items()}
+        while pending:
+            done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            clips, seconds, size, _ = counters.get_obj()
+            progress.show(clips, seconds, size)
+            yield from _finished(done, pending)
+    finally:
+        counters.get_obj()[STOP] = 1
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _finished(
@@ -65,22 +62,6 @@ def _finished(
                 "a worker process was killed, perhaps for want of memory: run the same command again to continue, "
                 "with fewer --workers"
             ) from None
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started within see one thread for BLAS and OpenMP."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _start_worker(counters: Any) -> None:

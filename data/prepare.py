@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tokenizers import Tokenizer
 from upath import UPath
 
 from data.augment import find_recipe
@@ -29,6 +28,7 @@ from data.records import MANIFEST
 from data.shard_jobs import ShardJob
 from data.sources import SourceOptions, read_split
 from data.split_names import folder_name
+from data.tokens import parse_tokenizer
 
 KEPT_FREE = 0.05  # of the disk, when the number of copies is chosen to fit
 TIMED_CLIPS = 64
@@ -125,7 +125,7 @@ def say_plan(run: Run, config: FeaturizeConfig) -> None:
     clips, settings = len(run.split.clips), run.settings
     free = free_bytes(run.folder)
     fitting = copies_that_fit(run.copy_bytes, run.budget, free)
-    seconds = clips * seconds_per_clip(_timed_job(run), Tokenizer.from_file(str(run.tokenizer_file)))
+    seconds = clips * seconds_per_clip(_timed_job(run), parse_tokenizer(run.tokenizer_file.read_text(encoding="utf-8")))
     at_once = min(config.workers, available_cores(), len(run.jobs))
     place = "on one core" if config.scheduler else f"with {config.workers} workers"
     print(f"{clips:,} clips, about {run.speech_seconds / 3600:.2f} h of speech in {settings.language}")

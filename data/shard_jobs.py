@@ -5,34 +5,36 @@ hidden side file beside it (index rows, rejected clips, checksum); the side file
 is done again.
 """
 
-import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
+from upath import UPath
 
 from data.audio import decode, resample
 from data.augment import Recipe, augment, draw, generator
-from data.clips import Clip, ClipError, Rejected
+from data.clips import NO_SUCH_FILE, Clip, ClipError, Rejected
 from data.errors import UserError
 from data.log_mel import N_SAMPLES, SAMPLE_RATE, WINDOW_SECONDS, log_mel, quantize
 from data.records import Record, ShardWriter
-from data.tokens import MAX_TEXT_TOKENS, text_tokens
+from data.storage import write_text, writing_to
+from data.tokens import MAX_TEXT_TOKENS, parse_tokenizer, text_tokens
 
 
 @dataclass(frozen=True)
 class ShardJob:
     """Everything a worker needs for one shard."""
 
-    path: Path
+    path: UPath
     clips: tuple[Clip, ...]
-    tokenizer_file: Path
+    source: str
+    """What all audio is in, see `Split.root`."""
+    tokenizer_file: UPath
     n_mels: int
     recipe: Recipe
     copies: int
@@ -42,65 +44,105 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a finished job says about its shard."""
+    """What a finished job says about its shard; the index rows stay in the side file."""
 
     file: str
+    records: int
     bytes: int
     sha256: str
-    rows: dict[str, list[Any]]
-    """Index columns, see `ShardWriter.rows`."""
-    rejected: list[Rejected]
-
-    @property
-    def records(self) -> int:
-        return len(self.rows["id"])
+    seconds: float
+    """Of speech, in all copies."""
+    frames: int
+    rejected: tuple[Rejected, ...]
 
 
-def side_file(shard: Path) -> Path:
-    """Where the result of `shard`'s job stands until all jobs are done."""
+def side_file(shard: UPath) -> UPath:
+    """Where the result of `shard`'s job and its index rows stand until all jobs are done."""
     return shard.with_name(f".{shard.name}.json")
 
 
+def save_result(job: ShardJob, shard: ShardWriter, rejected: Iterable[Rejected]) -> ShardResult:
+    """Write the side file of `job`'s finished `shard`, and give what it says."""
+    rows = shard.rows
+    result = ShardResult(
+        job.path.name,
+        len(rows["id"]),
+        shard.size,
+        shard.sha256,
+        sum(rows["seconds"]),
+        sum(rows["frames"]),
+        (*rejected,),
+    )
+    content = {**asdict(result), "rows": rows}
+    write_text(side_file(job.path), json.dumps(content, ensure_ascii=False))
+    return result
+
+
 def finished_result(job: ShardJob) -> ShardResult | None:
-    """The result of an earlier run of `job`, if its shard is whole."""
+    """The result of an earlier run of `job`, if its shard is whole; a clip that was missing then must be so still."""
     try:
         content = json.loads(side_file(job.path).read_text(encoding="utf-8"))
         size = job.path.stat().st_size
     except (FileNotFoundError, ValueError):
         return None
-    content["rejected"] = [Rejected(**row) for row in content["rejected"]]
+    del content["rows"]
+    content["rejected"] = tuple(Rejected(**row) for row in content["rejected"])
     result = ShardResult(**content)
-    return result if size == result.bytes else None
+    missing = {row.id for row in result.rejected if row.reason == NO_SUCH_FILE}
+    back = any(_is_there(clip) for clip in job.clips if clip.id in missing)
+    return result if size == result.bytes and not back else None
 
 
-def write_shard(job: ShardJob, progress: Callable[[float], None]) -> ShardResult:
-    """Write `job`'s shard and side file; `progress` is told the seconds of speech written after each clip.
+def read_rows(job: ShardJob) -> dict[str, list[Any]]:
+    """The index rows of `job`'s finished shard, by column."""
+    rows: dict[str, list[Any]] = json.loads(side_file(job.path).read_text(encoding="utf-8"))["rows"]
+    return rows
 
-    A clip that cannot be used becomes a row of the result's `rejected`. Raises `UserError` when the disk is full.
+
+def write_shard(job: ShardJob, progress: Callable[[float, int], None]) -> ShardResult:
+    """Write `job`'s shard and side file; `progress` is told the seconds of speech and the bytes after each clip.
+
+    A clip that cannot be used becomes a row of the result's `rejected`. Raises `UserError` when the shard cannot be
+    written (disk full, no permission), and when the source has vanished.
     """
-    tokenizer = _load_tokenizer(job.tokenizer_file)
+    tokenizer = parse_tokenizer(job.tokenizer_file.read_text(encoding="utf-8"))
     rejected: list[Rejected] = []
+    with one_thread(), writing_to(job.path), ShardWriter(job.path) as shard:
+        for clip in job.clips:
+            seconds, size = 0.0, shard.size
+            try:
+                for record, augmentations in clip_records(clip, job, tokenizer):
+                    shard.write(record, augmentations)
+                    seconds += record.seconds
+            except ClipError as error:
+                if error.reason == NO_SUCH_FILE:
+                    _check_source(job)
+                rejected.append(Rejected(clip.id, error.reason, error.detail))
+            progress(seconds, shard.size - size)
+    with writing_to(job.path):
+        return save_result(job, shard, rejected)
+
+
+def one_thread() -> Any:
+    """A context in which BLAS uses one thread: more fight over the cores that other jobs use, and change the last bit."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def _check_source(job: ShardJob) -> None:
+    """One missing clip is a gap; a missing corpus is an error, not a shard of gaps."""
+    root = UPath(job.source)
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        raise UserError(
+            f"{job.source} has vanished or is empty: bring it back and run the same command again to continue"
+        )
+
+
+def _is_there(clip: Clip) -> bool:
     try:
-        with ShardWriter(job.path) as shard:
-            for clip in job.clips:
-                seconds = 0.0
-                try:
-                    for record, augmentations in clip_records(clip, job, tokenizer):
-                        shard.write(record, augmentations)
-                        seconds += record.seconds
-                except ClipError as error:
-                    rejected.append(Rejected(clip.id, error.reason, error.detail))
-                progress(seconds)
-        result = ShardResult(job.path.name, shard.size, shard.sha256, shard.rows, rejected)
-        content = {**vars(result), "rejected": [asdict(row) for row in rejected]}
-        partial = job.path.with_name(f".{job.path.name}.json.partial")
-        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        partial.replace(side_file(job.path))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"{job.path}: the disk is full; make room and run the same command again to continue") from None
-    return result
+        audio = clip.audio.load()
+    except ClipError:
+        return False
+    return isinstance(audio, bytes) or audio.is_file()
 
 
 def clip_records(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> list[tuple[Record, str]]:
@@ -131,8 +173,3 @@ def make_copy(
     drawn = draw(job.recipe, rng, slowest=len(native_N) / rate / WINDOW_SECONDS)
     audio_N = resample(native_N, rate, drawn.get("speed", 1.0))
     return augment(audio_N, job.recipe, drawn, rng)[:N_SAMPLES], json.dumps(drawn)
-
-
-@cache
-def _load_tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(path))

@@ -5,6 +5,8 @@ model never wrote. Special tokens are not stored: training adds them, so that on
 set of shards serves prompts with and without timestamps.
 """
 
+from functools import lru_cache
+
 from tokenizers import Tokenizer
 
 from data.model_files import model_file
@@ -16,6 +18,12 @@ MAX_TEXT_TOKENS = 443
 def load_tokenizer(model: str) -> Tokenizer:
     """The tokenizer of a Hugging Face Whisper folder or hub name."""
     return Tokenizer.from_file(str(model_file(model, "tokenizer.json")))
+
+
+@lru_cache(maxsize=1)
+def parse_tokenizer(content: str) -> Tokenizer:
+    """The tokenizer that a `tokenizer.json` describes; the last one is kept, since parsing takes 0.2 s."""
+    return Tokenizer.from_str(content)
 
 
 def text_tokens(tokenizer: Tokenizer, sentence: str) -> list[int]:
