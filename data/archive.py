@@ -146,7 +146,7 @@ def _walk(stream: Any, file: Any, archive: str, archive_bytes: int) -> tuple[Mem
         while (member := tar.next()) is not None:
             if member.isreg() and not member.issparse():
                 files[member.name] = (member.offset_data, member.size)
-            tar.members.clear()  # else a million headers stay in memory
+            tar.members.clear()  # type: ignore[attr-defined]  # else a million headers stay in memory
             bar.update(_position(file) - bar.n)
         return files, tar.offset
 

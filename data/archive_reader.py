@@ -1,13 +1,14 @@
 """Random access to the bytes of a tar that may be compressed and may be remote.
 
-Decompression starts at the points the index has, so the stretch from one point to the next (about 16 MB) is decompressed
-as a whole and the last two are kept: whoever reads forwards decompresses everything once. Readers are opened once per
-process and may be used by several threads.
+Decompression starts at the points the index has, so the stretch from one point to the next (about 16 MB) is
+decompressed as a whole and the last two are kept: whoever reads forwards decompresses everything once. Readers are
+opened once per process and may be used by several threads.
 """
 
 import os
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ class Reader(Protocol):
 
 
 @cache
-def open_reader(archive: str, index: str, archive_bytes: int, process: int) -> Reader:
+def open_reader(archive: str, index: str, archive_bytes: int, process: int) -> Reader:  # noqa: ARG001
     """The reader of `archive` in this `process` (a child must not share its parent's file position)."""
     _check_size(archive, archive_bytes)
     return GzipReader(archive, index, archive_bytes) if index else TarReader(archive, archive_bytes)
@@ -37,14 +38,14 @@ def open_reader(archive: str, index: str, archive_bytes: int, process: int) -> R
 def size_of(archive: str) -> int:
     """Bytes of the file `archive`; `UserError` if it is gone."""
     try:
-        return int(UPath(archive).stat().st_size if "://" in archive else os.stat(archive).st_size)
+        return int(UPath(archive).stat().st_size if "://" in archive else Path(archive).stat().st_size)
     except FileNotFoundError:
         raise UserError(f"{archive} is gone; put it back and run the same command again to continue") from None
 
 
 def open_archive(archive: str) -> Any:
     """`archive` as a binary file, without a buffer of its own if it is local."""
-    return UPath(archive).open("rb") if "://" in archive else open(archive, "rb", buffering=0)  # noqa: SIM115, PTH123
+    return UPath(archive).open("rb") if "://" in archive else open(archive, "rb", buffering=0)  # noqa: PTH123
 
 
 class GzipReader:

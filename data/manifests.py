@@ -2,8 +2,8 @@
 
 A source is either one manifest, which is one split and takes whatever name is asked for (unless it has a column
 `split`), or a folder: `metadata.csv` or `metadata.jsonl` in it or in its folders `train`, `validation`, `test`; or
-`train.jsonl`, `dev_manifest.json` and so on. A path is relative to its manifest and must stay in the corpus folder; with
-`audio_root` it is relative to that folder and must stay in there.
+`train.jsonl`, `dev_manifest.json` and so on. A path is relative to its manifest and must stay in the corpus folder;
+with `audio_root` it is relative to that folder and must stay in there.
 """
 
 import os
@@ -43,12 +43,13 @@ STANDARD = ("train", *SYNONYMS, "test")
 
 def find_manifests(folder: UPath) -> dict[str, UPath]:
     """The manifest of each split in `folder`, by the split's name; empty if there are none."""
-    found = {"train": folder / name for name in METADATA if (folder / name).is_file()}
-    if found:
-        return found
+    for name in METADATA:
+        if (folder / name).is_file():
+            return {"train": folder / name}
     inside = {path.parent.name: path for name in METADATA for path in folder.glob(f"*/{name}")}
     if inside:
         return inside
+    found: dict[str, UPath] = {}
     for path in sorted(path for end in ("jsonl", "jsonl.gz", "json") for path in folder.glob(f"*.{end}")):
         stem = path.name.split(".")[0]
         split = re.sub(r"(^|[_-])(manifest|cuts)(?=$|[_-])", "", stem).strip("_-")

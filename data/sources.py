@@ -6,13 +6,14 @@ own, and the rarer ones are imported only when they are asked for.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from upath import UPath
 
 from data.clips import LISTED_TWICE, Clip, CorpusError, Rejected, Split
 from data.common_voice import CLIPS, CommonVoice
+from data.source_options import DEFAULTS, SourceOptions
 from data.split_names import SYNONYMS, SplitPart, find_name, parse_split
 
 HUB = "hf:"
@@ -24,28 +25,6 @@ KINDS = (
     "a Common Voice folder (clips/ beside train.tsv) or its .tar.gz, a folder with metadata.csv or metadata.jsonl, "
     "a .jsonl manifest or a folder of them, or a Hugging Face dataset (a folder, or its name: org/name)"
 )
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """What some kinds of source need to be told."""
-
-    cache: str | None = None
-    """Folder that every worker sees, for an archive's index of seek points; by default in the user's cache folder."""
-    audio_root: str | None = None
-    """Manifests: folder that their paths are relative to, and must lie in; by default the manifest's own."""
-    text_column: str | None = None
-    """Manifests, datasets: by default text, sentence, transcription, transcript or normalized_text."""
-    speaker_column: str | None = None
-    """Manifests, datasets: by default speaker, speaker_id or client_id, if there is one."""
-    audio_column: str | None = None
-    """Datasets: by default the only column of audio, or the one called audio."""
-    dataset_config: str | None = None
-    """Datasets with several configurations: which; for example the language."""
-    streaming: bool = False
-    """Datasets: read over the network as needed, instead of downloading all of it first."""
-    speakers_disjoint: bool = False
-    """Stop if another of train, dev and test has a speaker of this split."""
 
 
 class Source(Protocol):
@@ -64,7 +43,7 @@ class Source(Protocol):
         """`clips` in the order in which they load fastest."""
 
 
-def read_split(source: str, split: str, options: SourceOptions = SourceOptions()) -> Split:
+def read_split(source: str, split: str, options: SourceOptions = DEFAULTS) -> Split:
     """The clips that `split` (as `data.split_names` has it) means in `source`; whether they decode is not looked at.
 
     Clips are in the source's order, those of an archive in the order of their audio in it. Raises `CorpusError` for a
@@ -85,7 +64,7 @@ def read_split(source: str, split: str, options: SourceOptions = SourceOptions()
     return replace(merged, clips=corpus.arrange(merged.clips))
 
 
-def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source:
+def open_source(source: str, options: SourceOptions = DEFAULTS) -> Source:
     """The corpus at `source`, of whatever kind it is; `CorpusError` if it is of none."""
     if source.startswith(HUB) and not source.startswith(f"{HUB}//"):
         return _hub_dataset(source.removeprefix(HUB), options)

@@ -12,8 +12,13 @@ from data.audio import decode, resample
 from data.clips import AudioFile, ClipError
 
 RATE = 48_000
-CONTAINERS = [("a.m4a", "aac", "ipod"), ("a.mp4", "aac", "mp4"), ("a.aac", "aac", "adts"), ("a.webm", "libopus", "webm"),
-              ("a.mkv", "flac", "matroska")]  # fmt: skip
+CONTAINERS = [
+    ("a.m4a", "aac", "ipod"),
+    ("a.mp4", "aac", "mp4"),
+    ("a.aac", "aac", "adts"),
+    ("a.webm", "libopus", "webm"),
+    ("a.mkv", "flac", "matroska"),
+]
 
 
 def tone(seconds, pitch_hz=440):

@@ -68,8 +68,8 @@ def test_of_two_synonyms_neither_is_taken_for_the_third(corpus):
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "+", "train+", "train[", "train[10]", "train[:10%", "train[a:b]", "train[:10%]x", "train[:1.5%]", "../x", "a/b",
-     "train[:10%:2]", "train[5:10%]", "train[:101%]", "..", "train dev", "train[:١]"],
+    ["", "+", "train+", "train[", "train[10]", "train[:10%", "train[a:b]", "train[:10%]x", "train[:1.5%]", "../x",
+     "a/b", "train[:10%:2]", "train[5:10%]", "train[:101%]", "..", "train dev", "train[:١]"],
 )  # fmt: skip
 def test_a_malformed_split_is_told_the_forms_there_are(corpus, spec):
     with pytest.raises(CorpusError, match=r"write for example train, train\+validation, train\[:10%\]"):

@@ -1,0 +1,178 @@
+"""A Hugging Face dataset gives the same clips from every form it comes in."""
+
+import io
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+
+from data.clips import CorpusError
+from data.errors import UserError
+from data.hub_dataset import DatasetRow
+from data.sources import SourceOptions, open_source, read_split
+
+ROWS = 25
+STREAMING = SourceOptions(streaming=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+
+
+def wav(number):
+    content = io.BytesIO()
+    soundfile.write(content, np.full(1600, number / 100), 16_000, format="WAV")
+    return content.getvalue()
+
+
+def make_dataset(rows=ROWS, **columns):
+    content = {
+        "audio": [{"bytes": wav(n), "path": f"{n}.wav"} for n in range(rows)],
+        "text": [f" Frase {n}. " for n in range(rows)],
+        "speaker_id": [n % 3 for n in range(rows)],
+        "locale": ["it"] * rows,
+    }
+    return datasets.Dataset.from_dict(content | columns).cast_column("audio", datasets.Audio())
+
+
+def write_parquet(folder, dataset, split="train", files=3):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        part = dataset.shard(files, number, contiguous=True)
+        part.to_parquet(folder / f"{split}-{number:05d}-of-{files:05d}.parquet", batch_size=4)
+    return folder
+
+
+def check_clips(split, rows=ROWS):
+    assert [(c.id, c.sentence, c.speaker) for c in split.clips] == [
+        (f"train-row-{n:08d}", f"Frase {n}.", str(n % 3)) for n in range(rows)
+    ]
+    assert split.language == "it"
+    for number, clip in enumerate(pickle.loads(pickle.dumps(split.clips))):
+        assert clip.audio.load() == wav(number)
+
+
+@pytest.mark.parametrize("options", [SourceOptions(), STREAMING])
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_a_folder_of_parquet_gives_its_rows(tmp_path, options, inside):
+    write_parquet(tmp_path / "corpus" / inside, make_dataset())
+    split = read_split(tmp_path / "corpus", "train", options)
+    assert split.random_access == (not options.streaming)
+    check_clips(split)
+
+
+@pytest.mark.parametrize("options", [SourceOptions(), STREAMING])
+def test_a_saved_dataset_gives_its_rows(tmp_path, options):
+    splits = datasets.DatasetDict(train=make_dataset(), validation=make_dataset(2))
+    splits.save_to_disk(tmp_path / "dict", num_shards={"train": 2, "validation": 1})
+    make_dataset().save_to_disk(tmp_path / "single")
+    check_clips(read_split(tmp_path / "dict", "train", options))
+    check_clips(read_split(tmp_path / "single", "train", options))
+    assert len(read_split(tmp_path / "dict", "train+dev", options).clips) == ROWS + 2
+
+
+def test_a_stream_is_read_in_any_order_and_over_the_edges_of_its_files(tmp_path):
+    clips = read_split(write_parquet(tmp_path / "corpus", make_dataset()), "train", STREAMING).clips
+    for number in (20, 21, 3, 3, 4, 8, 9, 24, 0, 16, 12, 7, 6):
+        assert clips[number].audio.load() == wav(number)
+
+
+def test_a_stream_goes_forwards_without_beginning_again(tmp_path, monkeypatch):
+    from data import hub_dataset
+
+    starts = []
+    start = hub_dataset._Streamed._from
+    monkeypatch.setattr(hub_dataset._Streamed, "_from", lambda *a: starts.append(a[1:]) or start(*a))
+    clips = read_split(write_parquet(tmp_path / "corpus", make_dataset()), "train[10:]", STREAMING).clips
+    assert [clip.audio.load() for clip in clips] == [wav(number) for number in range(10, ROWS)]
+    assert starts == [(1, 10)]
+
+
+def test_planning_a_stream_reads_no_audio(tmp_path, monkeypatch):
+    from data import hub_dataset
+
+    asked = []
+    load = hub_dataset._load
+    monkeypatch.setattr(hub_dataset, "_load", lambda *a, **k: asked.append(k.get("columns")) or load(*a, **k))
+    read_split(write_parquet(tmp_path / "corpus", make_dataset()), "train", STREAMING)
+    assert asked == [None, ["text", "speaker_id", "locale"]]
+
+
+def test_ids_come_from_a_column_in_which_all_differ(tmp_path):
+    paths = [f"/somewhere/clips/{n}.mp3" for n in range(4)]
+    dataset = make_dataset(4, id=[7, 7, 8, 9], path=paths)
+    folder = write_parquet(tmp_path / "paths", dataset, files=1)
+    for options in (SourceOptions(), STREAMING):
+        assert [clip.id for clip in read_split(folder, "train", options).clips] == [f"{n}.mp3" for n in range(4)]
+    folder = write_parquet(tmp_path / "ids", make_dataset(3, id=["x", "y", "z"]), files=1)
+    assert [clip.id for clip in read_split(folder, "train").clips] == ["x", "y", "z"]
+
+
+def test_rows_without_text_are_rejected(tmp_path):
+    folder = write_parquet(tmp_path / "corpus", make_dataset(3, text=["Uno", None, ""]), files=1)
+    split = read_split(folder, "train")
+    assert [clip.sentence for clip in split.clips] == ["Uno", ""]
+    assert [(row.id, row.reason) for row in split.rejected] == [("train-row-00000001", "incomplete row")]
+    assert split.clips[1].audio.load() == wav(2)
+
+
+def test_a_row_without_audio_is_a_clip_without_a_file(tmp_path):
+    dataset = make_dataset(2).cast_column("audio", datasets.Audio(decode=False))
+    dataset = dataset.map(lambda row: {"audio": {"bytes": None, "path": None}} if "1" in row["text"] else row)
+    folder = write_parquet(tmp_path / "corpus", dataset, files=1)
+    for options in (SourceOptions(), STREAMING):
+        with pytest.raises(UserError, match=r"no such file: row 1 of .*corpus has no audio"):
+            read_split(folder, "train", options).clips[1].audio.load()
+
+
+def test_columns_are_found_or_named_and_missing_ones_listed(tmp_path):
+    dataset = make_dataset(2, testo=["a", "b"], voce=["x", "y"]).rename_column("audio", "suono")
+    folder = str(write_parquet(tmp_path / "corpus", dataset, files=1))
+    clip = read_split(folder, "train", SourceOptions(text_column="testo", speaker_column="voce")).clips[0]
+    assert (clip.sentence, clip.speaker, clip.audio.load()) == ("a", "x", wav(0))
+    for options, problem in (
+        (SourceOptions(text_column="frase"), r"no column with the text \(frase\); there are: suono, text, speaker_id"),
+        (SourceOptions(speaker_column="chi"), r"no column with the speaker \(chi\); there are: suono, text"),
+        (SourceOptions(audio_column="audio"), r"no column audio; there are: suono: name one"),
+        (SourceOptions(dataset_config="de"), r"'de' not found.*Available: \['default'\]"),
+    ):
+        for streaming in (False, True):
+            with pytest.raises(CorpusError, match=problem):
+                read_split(folder, "train", SourceOptions(**vars(options) | {"streaming": streaming}))
+    with pytest.raises(CorpusError, match=r"no split 'test' \(read as a Hugging Face dataset\); there are: train"):
+        read_split(folder, "test")
+    silent = dataset.remove_columns("suono")
+    with pytest.raises(CorpusError, match=r"no column of audio; there are: text, speaker_id"):
+        read_split(write_parquet(tmp_path / "silent", silent, files=1), "train")
+
+
+def test_the_files_of_a_dataset_that_are_gone_are_named(tmp_path):
+    make_dataset(3).save_to_disk(tmp_path / "corpus")
+    clip = read_split(tmp_path / "corpus", "train").clips[0]
+    assert isinstance(clip.audio, DatasetRow)
+    (file,) = clip.audio.spec.files
+    Path(file).unlink()
+    with pytest.raises(UserError, match=r"data-00000-of-00001.arrow, a file of .*corpus, is gone"):
+        clip.audio.load()
+
+
+def test_a_prefix_makes_any_folder_a_dataset(tmp_path):
+    folder = write_parquet(tmp_path, make_dataset(2), files=1)
+    (folder / "train.jsonl").write_text('{"file_name": "a.wav", "text": "Uno"}')
+    assert open_source(str(folder)).kind == "manifests"
+    assert open_source(f"hf:{folder}").kind == "a Hugging Face dataset"
+
+
+def test_other_sources_do_without_importing_datasets(sample_corpus):
+    program = (
+        "import sys; from data.sources import read_split; "
+        f"read_split({str(sample_corpus)!r}, 'dev'); assert 'datasets' not in sys.modules and 'av' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
