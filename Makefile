@@ -13,7 +13,8 @@ SPLIT ?=
 RECIPE ?= standard
 COPIES ?= 1
 BUDGET ?= 200GB
-WORKERS ?= 2
+WORKERS ?= $(shell nproc)
+SCHEDULER ?=
 MODEL ?=
 RUN ?=
 MODEL_DIR ?= models/sussurro
@@ -29,8 +30,12 @@ SCORED = $(if $(MODEL),--model $(MODEL),--run $(RUN_DIR))
 NEWEST = $(shell ls -td $(MODEL_DIR) models/* demo/model 2>/dev/null | head -n 1)
 SERVED = $(or $(MODEL),$(NEWEST),demo/model)
 
+FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHARDS)' --model $(TRAIN_MODEL) \
+  --split '$(or $(SPLIT),train)' --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) \
+  $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo featurize train evaluate export transcribe serve test check clean
+.PHONY: help setup weights demo plan featurize verify preview train evaluate export transcribe serve test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -44,9 +49,18 @@ weights: $(READY)  ## fetch Whisper base into .cache/models, from the hub or fro
 demo: $(READY)  ## fine-tune Whisper base on the sample corpus and transcribe a held-out recording (8 minutes)
 	@$(BIN)/python demo.py $(ARGS)
 
-featurize: $(READY)  ## SOURCE (a corpus) → SHARDS [MODEL SPLIT RECIPE COPIES BUDGET WORKERS]
-	@$(BIN)/python -m data.featurize --source $(SOURCE) --shards $(SHARDS) --model $(TRAIN_MODEL) \
-	  --split $(or $(SPLIT),train) --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) $(ARGS)
+plan: $(READY)  ## what featurize with the same settings would do: clips, hours, bytes, room, time
+	@$(FEATURIZE) --plan $(ARGS)
+
+featurize: $(READY)  ## SOURCE (a corpus) → SHARDS [MODEL SPLIT RECIPE COPIES BUDGET WORKERS SCHEDULER]
+	@$(FEATURIZE) $(ARGS)
+
+verify: $(READY)  ## SHARDS [SPLIT]: re-read every byte and name the first corrupt one
+	@$(BIN)/python -m data.verify --shards '$(SHARDS)' $(if $(SPLIT),--split '$(SPLIT)') $(ARGS)
+
+preview: $(READY)  ## SOURCE [MODEL SPLIT RECIPE SHARDS] → preview.html: clips and copies to see and hear, histograms
+	@$(BIN)/python -m data.preview --source '$(SOURCE)' --model $(TRAIN_MODEL) --split '$(or $(SPLIT),train)' \
+	  --recipe $(RECIPE) $(if $(wildcard $(SHARDS)),--shards '$(SHARDS)') $(ARGS)
 
 train: $(READY)  ## SHARDS, MODEL → RUN: fine-tune; run again to continue
 	@$(BIN)/python -m jax_train.train --shards $(SHARDS) --model $(TRAIN_MODEL) --run $(RUN_DIR) \

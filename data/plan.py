@@ -84,6 +84,8 @@ def make_settings(
 
 def differences(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
     """What `asked` has otherwise than `there`, one phrase each; keys that only `there` has are not settings."""
+    if "name" in asked and there.get("name") != asked["name"]:
+        return [f"{prefix}name is {there.get('name')!r} there, {asked['name']!r} asked"]
     found = []
     for name, value in asked.items():
         if isinstance(value, dict) and isinstance(there.get(name), dict):

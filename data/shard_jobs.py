@@ -124,7 +124,7 @@ def write_shard(job: ShardJob, progress: Callable[[float, int], None]) -> ShardR
 
 
 def one_thread() -> Any:
-    """A context in which BLAS uses one thread: more fight over the cores that other jobs use, and change the last bit."""
+    """A context in which BLAS uses one thread: more fight for the cores of other jobs, and change the last bit."""
     return threadpool_limits(limits=1, user_api="blas")
 
 

@@ -44,7 +44,7 @@ def some_recordings(sample_corpus):
 def jobs_in_this_process(monkeypatch):
     """Jobs run one after the other here, where a test can reach them."""
 
-    def run(jobs, workers, progress):
+    def run(jobs, *_):
         for number, job in jobs.items():
             yield number, write_shard(job, lambda *_: None)
 
@@ -65,7 +65,8 @@ def run_with_a_duplicate(sample_corpus, base_model_dir, tmp_path, originals, mon
     )
 
 
-def test_a_clip_that_repeats_another_is_left_out_wherever_it_stands(config, in_this_process):
+@pytest.mark.usefixtures("in_this_process")
+def test_a_clip_that_repeats_another_is_left_out_wherever_it_stands(config):
     featurize(config)
     folder = Path(config.shards) / "train"
     shards = Shards(folder)
@@ -78,7 +79,8 @@ def test_a_clip_that_repeats_another_is_left_out_wherever_it_stands(config, in_t
     assert f"again.mp3\tsame audio as another clip\t{ids[0]}\n" in (folder / "rejected.tsv").read_text()
 
 
-def test_stopped_at_any_of_its_writes_it_continues_to_the_same_bytes(config, in_this_process, monkeypatch):
+@pytest.mark.usefixtures("in_this_process")
+def test_stopped_at_any_of_its_writes_it_continues_to_the_same_bytes(config, monkeypatch):
     """A kill is one write that never happens, and none after it: not even what cleans up."""
 
     class Killed(BaseException):
@@ -156,14 +158,15 @@ def test_more_rejected_clips_than_allowed_stop_the_run_with_the_figures(config, 
 def test_a_clip_that_was_missing_and_is_back_is_used(config, tmp_path, originals):
     clip = tmp_path / "corpus" / "clips" / originals[3]
     away = clip.rename(tmp_path / "away.mp3")
-    with pytest.raises(UserError, match="more than --max-rejected 4.0%"):
+    with pytest.raises(UserError, match=r"more than --max-rejected 4\.0%"):
         featurize(replace(config, max_rejected="4%"))
     away.rename(clip)
     featurize(config)
     assert originals[3] in Shards(Path(config.shards) / "train").index["id"]
 
 
-def test_a_source_that_has_vanished_is_an_error_not_a_gap(config, tmp_path, in_this_process):
+@pytest.mark.usefixtures("in_this_process")
+def test_a_source_that_has_vanished_is_an_error_not_a_gap(config, tmp_path):
     featurize(replace(config, limit=3, shards=config.shards + "-before"))
     shutil.rmtree(tmp_path / "corpus" / "clips")
     (tmp_path / "corpus" / "clips").mkdir()
