@@ -188,8 +188,9 @@ def _load(name: str, config: str | None, split: str, streaming: bool, columns: l
     if any(Path(name, file).is_file() for file in SAVED):
         saved = datasets.load_from_disk(name)
         return saved[split] if isinstance(saved, dict) else saved
-    builder = datasets.load_dataset_builder(name, config)
-    more = {"columns": columns} if columns and hasattr(builder.config, "columns") else {}
+    more = {}
+    if columns and hasattr(datasets.load_dataset_builder(name, config).config, "columns"):
+        more = {"columns": columns}
     return datasets.load_dataset(name, config, split=split, streaming=streaming, **more)
 
 
@@ -267,5 +268,5 @@ def _told(name: str) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise CorpusError(f"{name} is not a folder here, and the hub cannot be reached ({reason})") from error
     except (ValueError, RuntimeError, OSError, DatasetsError) as error:
-        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        reason = " ".join((f"{error}: {error.__cause__}" if error.__cause__ else str(error)).split())
         raise CorpusError(f"{name} cannot be read as a Hugging Face dataset: {reason}") from error

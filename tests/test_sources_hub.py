@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from data.clips import CorpusError
 from data.errors import UserError
@@ -103,6 +104,18 @@ def test_planning_a_stream_reads_no_audio(tmp_path, monkeypatch):
     monkeypatch.setattr(hub_dataset, "_load", lambda *a, **k: asked.append(k.get("columns")) or load(*a, **k))
     read_split(write_parquet(tmp_path / "corpus", make_dataset()), "train", STREAMING)
     assert asked == [None, ["text", "speaker_id", "locale"]]
+
+
+@pytest.mark.parametrize("options", [SourceOptions(), STREAMING])
+def test_a_card_that_lists_the_columns_changes_nothing(tmp_path, options):
+    """`push_to_hub` writes one; its columns are more than planning reads."""
+    dataset = make_dataset()
+    info = datasets.DatasetInfo(features=dataset.features)
+    card = {"features": info._to_yaml_dict()["features"], "splits": [{"name": "train", "num_examples": ROWS}]}
+    write_parquet(tmp_path / "corpus" / "data", dataset)
+    text = yaml.safe_dump({"dataset_info": card, "configs": [{"config_name": "default", "data_files": "data/train-*"}]})
+    (tmp_path / "corpus" / "README.md").write_text(f"---\n{text}---\n")
+    check_clips(read_split(tmp_path / "corpus", "train", options))
 
 
 def test_ids_come_from_a_column_in_which_all_differ(tmp_path):
