@@ -58,7 +58,7 @@ def test_every_command_helps():
     modules = sorted(
         set(re.findall(r"`(?:\.venv/bin/python -m )?((?:data|jax_train|serving)\.[a-z]+)(?: --help)?`", README))
     )
-    assert len(modules) == 6
+    assert len(modules) == 8
     for module in modules:
         command = [str(REPOSITORY / ".venv/bin/python"), "-m", module, "--help"]
         found = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
@@ -79,10 +79,15 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "featurize": "--limit 8",
         "train": "--epochs 1 --batch-size 1 --learning-rate 1e-3",
         "evaluate": "--max-new-tokens 5",
+        "preview": f"--output {tmp_path}/preview.html --clips 2 --sample 10",
         "bench-attention": "--windows 1 --repeats 1",
+        "bench-augment": "--repeats 1",
+        "bench-featurize": f"--corpus {tmp_path}/joined --clips 4 --peer-clips 2 --rounds 1 --workers 1",
+        "bench-featurize_memory": "--rows 10 20",
+        "bench-eight_bits": "--limit 1",
     }
     commands = [command for command in shown_commands() if command not in BY_OTHERS]
-    assert len(commands) == 8
+    assert len(commands) == 15
     for command in commands:
         for shown, real in instead.items():
             command = command.replace(shown, str(real))
@@ -93,6 +98,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         done = make([*words, f"ARGS={more.get(words[0], '')}"])
         assert done.returncode == 0, (command, done.stderr[-2000:])
     assert (tmp_path / "runs/tiny/evaluate-test/scores.json").is_file()
+    assert (tmp_path / "preview.html").is_file()
 
 
 def check_page(words: list[str]) -> None:
@@ -117,6 +123,9 @@ def check_page(words: list[str]) -> None:
     ("words", "said"),
     [
         (["featurize", "SOURCE=no/such/corpus"], "no/such/corpus"),
+        (["plan", "SOURCE=no/such/corpus"], "no/such/corpus"),
+        (["preview", "SOURCE=no/such/corpus"], "no/such/corpus"),
+        (["verify", "SHARDS=no/such/shards"], "no/such/shards"),
         (["train", "SHARDS=no/such/shards"], "no/such/shards"),
         (["evaluate", "SHARDS=no/such/shards", "MODEL=no/such/model"], "no/such/shards"),
         (["export", "RUN=no/such/run"], "no/such/run"),
@@ -125,7 +134,7 @@ def check_page(words: list[str]) -> None:
     ],
 )
 def test_wrong_input_is_one_clear_line_and_a_failing_command(words, said, small_model_dir, tmp_path):
-    if words[0] == "featurize":
+    if words[0] in ("featurize", "plan", "preview"):
         words = [*words, f"MODEL={small_model_dir}", f"SHARDS={tmp_path}"]
     done = make(words)
     assert done.returncode != 0
