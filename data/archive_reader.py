@@ -6,8 +6,8 @@ opened once per process and may be used by several threads.
 """
 
 import os
+from bisect import bisect_left, bisect_right
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -62,16 +62,18 @@ class GzipReader:
                 self.file.import_index(fileobj=points)
         except OSError as error:
             raise UserError(f"{archive} or its index {index} cannot be read ({error}): delete the index") from error
-        starts = [uncompressed for uncompressed, _ in self.file.seek_points()]
-        self.stretches = list(pairwise([*starts, starts[-1] + 8 * SPACING]))
+        self.starts = [uncompressed for uncompressed, _ in self.file.seek_points()]
+        self.stops = [*self.starts[1:], self.starts[-1] + 8 * SPACING]  # the last one ends where the archive does
 
     def read(self, offset: int, size: int) -> bytes:
         _check_unchanged(self.archive, self.archive_bytes)
         with self.lock:
             pieces = []
-            for number, (start, stop) in enumerate(self.stretches):
-                if start < offset + size and stop > offset:
-                    pieces.append(self._stretch(number)[max(offset - start, 0) : offset + size - start])
+            first = bisect_right(self.starts, offset) - 1
+            last = bisect_left(self.starts, offset + size)
+            for number in range(first, max(last, first + 1)):
+                start = self.starts[number]
+                pieces.append(self._stretch(number)[max(offset - start, 0) : offset + size - start])
         content = b"".join(pieces)
         if len(content) != size:
             raise UserError(f"{self.archive} ends before byte {offset + size:,}: it is damaged, download it again")
@@ -79,7 +81,7 @@ class GzipReader:
 
     def _stretch(self, number: int) -> bytes:
         if number not in self.kept:
-            start, stop = self.stretches[number]
+            start, stop = self.starts[number], self.stops[number]
             try:
                 content: bytes = self.file.raw.pread(stop - start, start)
             except OSError as error:

@@ -16,7 +16,7 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-from data.clips import CANNOT_BE_READ, NO_SUCH_FILE, ClipError
+from data.clips import ClipError, reading_problem
 from data.log_mel import SAMPLE_RATE, WINDOW_SECONDS
 
 MIN_SECONDS = 0.1
@@ -79,10 +79,8 @@ def _decode_container(
         try:
             with source.open("rb") as file:
                 beginning = file.read(16)
-        except FileNotFoundError:
-            raise ClipError(NO_SUCH_FILE, where) from None
         except OSError as reason:
-            raise ClipError(CANNOT_BE_READ, f"{where}: {reason.strerror}") from None
+            raise reading_problem(str(source), reason) from None
     else:
         beginning = source[:16]
     if not is_container(beginning):

@@ -4,8 +4,10 @@ Every kind of source (`data.sources`) gives its splits as lists of these. A clip
 to any process on any machine that sees the source.
 """
 
+import errno
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +32,7 @@ NO_SUCH_FILE = "no such file"
 CANNOT_BE_READ = "cannot be read"
 LEAVES_THE_CORPUS = "path leaves the corpus folder"
 LISTED_TWICE = "listed twice"
+DRIVE_GONE = {errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV}
 
 
 class Audio(Protocol):
@@ -50,21 +53,33 @@ class AudioFile:
     def load(self) -> Path | bytes:
         if "://" in self.path:
             return _download(self.path)
-        if os.path.islink(self.path):  # noqa: PTH114 - a microsecond, where a Path takes five
-            _check_link(self.path, self.root)
+        try:
+            mode = os.lstat(self.path).st_mode  # one call tells a missing file, a link, and a pipe that would block
+            if stat.S_ISLNK(mode):
+                mode = _follow(self.path, self.root)
+        except OSError as error:
+            raise reading_problem(self.path, error) from None
+        if not stat.S_ISREG(mode):
+            raise ClipError(CANNOT_BE_READ, f"{self.path} is not a file")
         return Path(self.path)
 
 
-def _check_link(path: str, root: str) -> None:
-    try:
-        target = os.path.realpath(path, strict=True)
-    except FileNotFoundError:
-        raise ClipError(NO_SUCH_FILE, path) from None
-    except OSError as error:  # links in a circle, or a folder that may not be searched
-        raise ClipError(CANNOT_BE_READ, f"{path}: {error.strerror}") from None
+def _follow(path: str, root: str) -> int:
+    """The mode of what the link `path` leads to; `ClipError` if that is outside."""
+    target = os.path.realpath(path, strict=True)
     allowed = (os.path.realpath(folder) for folder in (Path(path).parent, root) if folder)
     if not any(is_inside(target, folder) for folder in allowed):
         raise ClipError(LEAVES_THE_CORPUS, f"{path} is a link to {target}")
+    return Path(target).stat().st_mode
+
+
+def reading_problem(path: str, error: OSError) -> UserError:
+    """What to raise for `error` at reading `path`: a `ClipError`, unless it is the drive that is gone, not the clip."""
+    if error.errno in DRIVE_GONE:
+        return UserError(f"{path} cannot be read ({error.strerror}): run the same command again to continue")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ClipError(NO_SUCH_FILE, path)
+    return ClipError(CANNOT_BE_READ, f"{path}: {error.strerror}")
 
 
 def is_inside(path: str, folder: str) -> bool:

@@ -1,5 +1,6 @@
 """Decoding: every container by what is in it, parts of it, and the clips that are left out."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import soundfile
 
 from data.audio import decode, resample
 from data.clips import AudioFile, ClipError
+from data.errors import UserError
 
 RATE = 48_000
 CONTAINERS = [
@@ -155,6 +157,31 @@ def test_links_in_a_corpus_lead_nowhere_else(tmp_path):
         with pytest.raises(ClipError) as error:
             AudioFile(str(clips / name), root).load()
         assert error.value.reason == want
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    """A pipe would block for ever."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "link.wav").symlink_to("pipe.wav")
+    for name in ("pipe.wav", "folder.wav", "link.wav"):
+        with pytest.raises(ClipError, match=r"cannot be read: .* is not a file"):
+            AudioFile(str(tmp_path / name)).load()
+    for name in ("none.wav", "folder.wav/a.wav", "none/a.wav"):
+        with pytest.raises(ClipError, match=r"no such file"):
+            AudioFile(str(tmp_path / name)).load()
+    with pytest.raises(ClipError, match=r"cannot be read: .*name too long"):
+        AudioFile(str(tmp_path / ("a" * 300))).load()
+
+
+def test_a_drive_that_is_gone_is_no_fault_of_its_clips(tmp_path, monkeypatch):
+    def lstat(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    with pytest.raises(UserError, match=r"a.wav cannot be read \(Stale file handle\): run the same command") as error:
+        AudioFile(str(tmp_path / "a.wav")).load()
+    assert not isinstance(error.value, ClipError)
 
 
 def test_remote_clips_load_as_bytes_and_missing_ones_say_so(tmp_path):
