@@ -254,14 +254,13 @@ def _write_page(config: PreviewConfig, split: Split, survey: Survey, job: ShardJ
 def _tiles(split: Split, survey: Survey) -> list[tuple[str, str]]:
     """The few numbers to know first."""
     hours = float(survey.seconds.mean()) * len(split.clips) / 3600
-    listed = len(survey.rejected) + len(survey.seconds)
     return [
         ("clips in the split", f"{len(split.clips):,}"),
         ("hours, about", f"{hours:,.1f}" if hours >= 1 else f"{hours:.2f}"),
         ("speakers", f"{survey.speakers:,}" if survey.speakers else "not told"),
         ("median length", f"{np.median(survey.seconds):.1f} s"),
         ("median tokens", f"{np.median(survey.tokens):.0f}"),
-        ("left out", f"{len(survey.rejected) / listed:.1%}" if survey.rejected else "none"),
+        ("left out", f"{survey.unusable / survey.looked_at:.1%}" if survey.unusable else "none"),
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from data.clips import Clip, ClipError, Rejected, Split
+from data.errors import UserError
 from data.finish import REJECTED
 from data.records import Shards
 from data.shard_jobs import ShardJob, clip_records
@@ -30,9 +31,20 @@ class Survey:
     speakers: int
     """0 if the source does not tell them."""
     rejected: list[Rejected]
+    not_clips: int
+    """How many of `rejected` are rows of the whole source that name no clip."""
     usable: list[Clip]
     of: str
     """Which clips these are, in words."""
+
+    @property
+    def unusable(self) -> int:
+        """How many of the clips looked at cannot be used."""
+        return len(self.rejected) - self.not_clips
+
+    @property
+    def looked_at(self) -> int:
+        return self.unusable + len(self.seconds)
 
 
 def spread(items: list[T], count: int) -> list[T]:
@@ -64,20 +76,32 @@ def of_sample(
     else:
         of = f"the first {len(clips):,} clips of the {len(split.clips):,} of the split"
     speakers = {clip.speaker for clip in usable}
-    return Survey(np.array(seconds), np.array(tokens), len(speakers - {""}), rejected, usable, of)
+    return Survey(
+        seconds=np.array(seconds),
+        tokens=np.array(tokens),
+        speakers=len(speakers - {""}),
+        rejected=rejected,
+        not_clips=len(split.rejected),
+        usable=usable,
+        of=of,
+    )
 
 
 def of_shards(shards: Shards, split: Split) -> Survey:
     """What the clips of a finished set are like, by its index."""
     clean = shards.index["copy"] == 0
     ids = set(shards.index["id"][clean])
-    with (shards.folder / REJECTED).open("r", encoding="utf-8", newline="") as file:
+    path = shards.folder / REJECTED
+    if not path.is_file():
+        raise UserError(f"{path} is missing: delete {shards.folder} and run featurize again, or leave --shards out")
+    with path.open("r", encoding="utf-8", newline="") as file:
         rejected = [Rejected(**row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
     return Survey(
         seconds=shards.index["seconds"][clean],
         tokens=shards.index["tokens"][clean],
         speakers=len(set(shards.index["speaker"]) - {""}),
         rejected=rejected,
+        not_clips=0,
         usable=[clip for clip in split.clips if clip.id in ids],
         of=f"all {len(ids):,} clips in the finished shards {shards.folder}",
     )

@@ -194,8 +194,19 @@ def test_rejected_clips_are_counted_by_reason_with_examples(page, config):
     text = Path(config.output).read_text(encoding="utf-8")
     counts = dict(zip(page.text_of("reason"), page.text_of("count"), strict=True))
     assert counts == {"no such file": "2", "does not decode": "1", "empty sentence": "1"}
-    assert "4 of 16 cannot be used." in text
+    assert "4 of 16 clips cannot be used." in text
     assert "<dt>left out</dt><dd>25.0%</dd>" in text.replace("'", '"')
+
+
+def test_rows_that_name_no_clip_are_not_counted_among_the_clips_looked_at(config, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    with (tmp_path / "corpus" / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("short\n" * 5)
+    output = tmp_path / "page.html"
+    preview(replace(config, source=str(tmp_path / "corpus"), clips=1, sample=4, output=str(output)))
+    text = output.read_text(encoding="utf-8")
+    assert "1 of 4 clips cannot be used; of all rows of the source, 5 name no clip of their own." in text
+    assert "<dd>25.0%</dd>" in text
 
 
 def test_the_page_says_how_large_it_is(config):
