@@ -60,7 +60,7 @@ verify: $(READY)  ## SHARDS [SPLIT]: re-read every byte and name the first corru
 
 preview: $(READY)  ## SOURCE [MODEL SPLIT RECIPE SHARDS] → preview.html: clips and copies to see and hear, histograms
 	@$(BIN)/python -m data.preview --source '$(SOURCE)' --model $(TRAIN_MODEL) --split '$(or $(SPLIT),train)' \
-	  --recipe $(RECIPE) $(if $(wildcard $(SHARDS)),--shards '$(SHARDS)') $(ARGS)
+	  --recipe $(RECIPE) --shards '$(SHARDS)' $(ARGS)
 
 train: $(READY)  ## SHARDS, MODEL → RUN: fine-tune; run again to continue
 	@$(BIN)/python -m jax_train.train --shards $(SHARDS) --model $(TRAIN_MODEL) --run $(RUN_DIR) \
@@ -88,7 +88,7 @@ bench-%: $(READY)  ## run benchmarks/NAME.py
 	@$(BIN)/python -m benchmarks.$* $(ARGS)
 
 clean:  ## remove what the demo, tests and tools wrote; keep environments, weights, shards and runs
-	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache/jax *.egg-info
+	rm -rf build demo preview.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache/jax *.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(READY): setup.cfg pyproject.toml constraints.txt

@@ -6,7 +6,6 @@ set is not made again; a shard that was lost or cut from one is.
 """
 
 import fcntl
-import json
 import os
 import time
 from collections import Counter
@@ -26,7 +25,7 @@ from data.prepare import FeaturizeConfig, Run, prepare, say_plan
 from data.progress import Progress
 from data.records import MANIFEST, ShardError, Shards
 from data.shard_jobs import ShardJob, ShardResult, finished_result
-from data.storage import is_local, write_text, writing_to
+from data.storage import is_local, read_json, write_text, writing_to
 
 
 def featurize(config: FeaturizeConfig) -> None:
@@ -68,7 +67,7 @@ def is_finished(folder: UPath, settings: Settings) -> bool:
     """Whether `folder` holds these shards already, whole; `UserError` if it holds others, finished or not."""
     for name in (MANIFEST, UNFINISHED):
         if (folder / name).is_file():
-            there = json.loads((folder / name).read_text(encoding="utf-8"))
+            there = read_json(folder / name)
             if found := differences(there, settings.as_json()):
                 raise UserError(
                     f"{folder} holds shards made with other settings ({'; '.join(found)}): "
@@ -89,7 +88,7 @@ def _open_set(run: Run) -> dict[int, ShardResult]:
     write_text(run.folder / UNFINISHED, to_json(run.settings.as_json()))
     write_text(run.folder / TOKENIZER, run.tokenizer_file.read_text(encoding="utf-8"))
     if (run.folder / MANIFEST).is_file():
-        reopen(run.folder, json.loads((run.folder / MANIFEST).read_text(encoding="utf-8")), run.jobs)
+        reopen(run.folder, read_json(run.folder / MANIFEST), run.jobs)
     earlier = {number: result for number, job in enumerate(run.jobs) if (result := finished_result(job))}
     if earlier:
         print(f"continuing: {len(earlier)} of {len(run.jobs)} shards are done")

@@ -1,6 +1,5 @@
 """What a featurize run will do: its settings from the command line, the source and the model, told before any work."""
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +27,7 @@ from data.records import MANIFEST
 from data.shard_jobs import ShardJob
 from data.sources import SourceOptions, read_split
 from data.split_names import folder_name
+from data.storage import read_json
 from data.tokens import parse_tokenizer
 
 KEPT_FREE = 0.05  # of the disk, when the number of copies is chosen to fit
@@ -116,7 +116,7 @@ def _auto_copies(folder: UPath, copy_bytes: int, budget: int) -> int:
     """As many as fit, or what an earlier run settled on: what it wrote has changed what would fit now."""
     for name in (MANIFEST, UNFINISHED):
         if (folder / name).is_file():
-            return int(json.loads((folder / name).read_text(encoding="utf-8"))["copies"])
+            return int(read_json(folder / name)["copies"])
     return max(copies_that_fit(copy_bytes, budget, free_bytes(folder) * (1 - KEPT_FREE)), 0)
 
 

@@ -5,6 +5,7 @@ cluster that took a worker for lost) never write into each other. An object stor
 complete, so there a local temporary file is uploaded.
 """
 
+import json
 import os
 import tempfile
 import uuid
@@ -48,6 +49,17 @@ def write_text(target: UPath, text: str) -> None:
     """`text` as the file `target`, in one step."""
     with new_file(target) as file:
         file.write(text.encode())
+
+
+def read_json(path: UPath) -> dict[str, Any]:
+    """The object in the file `path`; `UserError` if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): delete {path.parent} and run featurize again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object: delete {path.parent} and run featurize again")
+    return content
 
 
 @contextmanager

@@ -74,6 +74,15 @@ def test_a_corpus_that_does_not_tell_its_language_needs_it_said(config, tmp_path
         featurize(replace(config, source=corpus))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", ".settings.json"])
+def test_a_set_whose_settings_cannot_be_read_is_named(config, name):
+    folder = config.shards / "train"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("{")
+    with pytest.raises(UserError, match=rf"{name} is not JSON .*: delete .*train and run featurize again"):
+        featurize(config)
+
+
 def test_two_runs_never_write_one_folder(config):
     (config.shards / "train").mkdir(parents=True)
     descriptor = os.open(config.shards / "train", os.O_RDONLY)
