@@ -32,8 +32,8 @@ def main(corpus: str, model: str, clips: int) -> None:
         return {"input_features": features, "labels": tokenizer(row["sentence"]).input_ids}
 
     rows = read_split(corpus, "train").clips[:clips]
-    content = {"audio": [], "sentence": [clip.sentence for clip in rows]}
-    content["audio"] = [{"bytes": Path(str(clip.audio.load())).read_bytes(), "path": clip.id} for clip in rows]
+    audio = [{"bytes": Path(str(clip.audio.load())).read_bytes(), "path": clip.id} for clip in rows]
+    content = {"audio": audio, "sentence": [clip.sentence for clip in rows]}
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         dataset = datasets.Dataset.from_dict(content).cast_column("audio", datasets.Audio(decode=False))

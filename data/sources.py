@@ -5,7 +5,8 @@ own, and the rarer ones are imported only when they are asked for.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from upath import UPath
 
 from data.clips import LISTED_TWICE, Clip, CorpusError, Rejected, Split
 from data.common_voice import CLIPS, CommonVoice
+from data.errors import UserError
 from data.source_options import DEFAULTS, SourceOptions
 from data.split_names import SYNONYMS, SplitPart, find_name, parse_split
 
@@ -49,9 +51,15 @@ def read_split(source: str, split: str, options: SourceOptions = DEFAULTS) -> Sp
     Clips are in the source's order, those of an archive in the order of their audio in it. Raises `CorpusError` for a
     source or a split that is not there, or that is not what `options` ask for.
     """
-    corpus = open_source(str(source), options)
+    with _told(str(source)):
+        return _read_split(str(source), split, options)
+
+
+def _read_split(source: str, split: str, options: SourceOptions) -> Split:
+    asked = parse_split(split)  # before an archive is listed for minutes
+    corpus = open_source(source, options)
     there = corpus.splits()
-    parts = [replace(part, name=_find(str(source), corpus, there, part.name)) for part in parse_split(split)]
+    parts = [replace(part, name=_find(source, corpus, there, part.name)) for part in asked]
     names = list(dict.fromkeys(part.name for part in parts))
     read = {name: corpus.read(name) for name in names}
     merged = _merge(parts, read)
@@ -76,6 +84,20 @@ def open_source(source: str, options: SourceOptions = DEFAULTS) -> Source:
     if HUB_NAME.fullmatch(source):
         return _hub_dataset(source, options)
     raise CorpusError(f"no corpus: {source} is not a folder")
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """What a disk or an object store raises for a source that it will not give, as a `CorpusError`."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        # A remote source's driver has errors of its own kind: no such protocol, driver not installed, no credentials.
+        if "://" not in source and not isinstance(error, OSError):
+            raise
+        raise CorpusError(f"{source} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _open_file(path: UPath, options: SourceOptions) -> Source:

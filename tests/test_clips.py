@@ -116,6 +116,19 @@ def test_the_clips_folder_may_be_a_link_but_a_clip_may_not_lead_out(tmp_path):
         outside.audio.load()
 
 
+def test_a_source_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(CorpusError, match=r"nothing://a/b cannot be read: .*nothing"):
+        read_split("nothing://a/b", "train")
+    corpus = make_corpus(tmp_path, ["s\ta.mp3\tUno.\tit"])
+    (corpus / "train.tsv").unlink()
+    (corpus / "train.tsv").mkdir()
+    with pytest.raises(CorpusError, match=r"cannot be read: .*Is a directory"):
+        read_split(corpus, "train")
+    (tmp_path / "notes.txt").write_text("a")
+    with pytest.raises(CorpusError, match=r"notes.txt is not a source: a file ends in .tar.gz, .tgz, .tar, .jsonl"):
+        read_split(tmp_path / "notes.txt", "train")
+
+
 def test_a_remote_corpus_is_read_as_a_local_one(sample_corpus):
     remote = UPath("memory://common-voice/it")
     lines = (sample_corpus / "dev.tsv").read_text(encoding="utf-8").splitlines()[:4]
