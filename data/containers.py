@@ -1,7 +1,8 @@
 """Audio in MP4 (m4a), AAC, and Matroska (webm, mkv) → samples, by PyAV.
 
-Such files are told by their first bytes, never by their names, and never tried because something else failed. PyAV is
-imported at the first one, so a corpus without any does without it.
+Such files are told by their first bytes, never by their names, and never tried because something else failed; besides
+them there are the MP3 whose length libsndfile would get wrong. PyAV is imported at the first one, so a corpus without
+any does without it.
 
 Shapes: N samples, C channels.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from data.clips import ClipError
+from data.lengths import SLACK_SECONDS, check_duration, check_end
 from data.log_mel import WINDOW_SECONDS
 
 EBML = b"\x1a\x45\xdf\xa3"
@@ -41,20 +43,33 @@ def decode_container(
         with av.open(BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
             if not container.streams.audio:
                 raise ClipError("does not decode", f"{where} has no audio stream")
-            total = None if container.format.name == "aac" else container.duration  # AAC's is a guess by the bit rate
-            seconds = total / av.time_base - start if total else None
+            total = _total_seconds(container)
+            seconds = None if total is None else total - start
             _check_limits(seconds, start, length, where)
-            audio_NC, rate = _read(container, start, _wanted(seconds, length), where)
+            wanted = _wanted(seconds, length)
+            audio_NC, rate = _read(container, start, wanted, where)
     except (av.FFmpegError, ValueError) as error:
         raise ClipError("does not decode", f"{where}: {error}") from error
+    if total is not None:
+        check_end(len(audio_NC) / rate, wanted, where)
     _check_limits(len(audio_NC) / rate, start, length, where)
     return audio_NC, rate
 
 
+def _total_seconds(container: Any) -> float | None:
+    """How long the audio is, if the container tells: for AAC and MP3 it would be a guess by the bit rate."""
+    import av
+
+    if container.format.name in ("aac", "mp3"):
+        return None
+    stream = container.streams.audio[0]
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+
+
 def _check_limits(seconds: float | None, start: float, length: float | None, where: str) -> None:
     """`seconds` are those after `start`, if the container tells."""
-    from data.audio import SLACK_SECONDS, check_duration
-
     if seconds is not None and (length or 0) > seconds + SLACK_SECONDS:
         raise ClipError("segment past the audio's end", f"{where}: {start:.2f} s + {length:.2f} s")
     limit = seconds if length is None else length
