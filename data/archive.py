@@ -26,6 +26,7 @@ from data.common_voice import CLIPS, DURATIONS, parse_durations, parse_tsv
 
 GZIP = b"\x1f\x8b"
 BLOCK = 1 << 20
+MOST_DEFLATED = 1032  # bytes that one of a gzip can stand for
 END = bytes(tarfile.BLOCKSIZE)  # a whole tar ends with blocks of zeros
 Members = dict[str, tuple[int, int]]
 """Where each file begins in the decompressed archive, and its size, by its path in the language folder."""
@@ -117,7 +118,7 @@ def _scan(archive: str, archive_bytes: int) -> tuple[bytes, Members]:
             stream.seek(end)
             files = _whole(files, stream.read(len(END)))
             return _export(stream), files
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, OverflowError, MemoryError) as error:  # sizes beyond all limits
         raise CorpusError(f"{archive} is damaged or not whole ({error}): download it again") from error
 
 
@@ -143,7 +144,10 @@ def _walk(stream: Any, file: Any, archive: str, archive_bytes: int) -> tuple[Mem
         ) as bar,
         tarfile.open(fileobj=stream, mode="r:" if seekable else "r|", bufsize=BLOCK) as tar,
     ):
+        limit = archive_bytes * (1 if stream is file else MOST_DEFLATED)
         while (member := tar.next()) is not None:
+            if not member.offset < tar.offset <= limit:  # else an hour could go into looking for it, or it never ends
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             if member.isreg() and not member.issparse():
                 files[member.name] = (member.offset_data, member.size)
             tar.members.clear()  # type: ignore[attr-defined]  # else a million headers stay in memory

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
+from weakref import finalize
 
 import indexed_gzip
 from upath import UPath
@@ -57,7 +58,9 @@ class GzipReader:
         self.kept: dict[int, bytes] = {}
         try:
             # The buffer of the class would decompress past what is asked for, so its unbuffered inside is used.
-            self.file = indexed_gzip.IndexedGzipFile(fileobj=open_archive(archive), buffer_size=4096, spacing=SPACING)
+            compressed = open_archive(archive)
+            finalize(self, compressed.close)  # at the latest when the process ends
+            self.file = indexed_gzip.IndexedGzipFile(fileobj=compressed, buffer_size=4096, spacing=SPACING)
             with UPath(index).open("rb") as points:
                 self.file.import_index(fileobj=points)
         except OSError as error:

@@ -6,6 +6,7 @@ The TSVs are read as Common Voice writes them: UTF-8, tab-separated, quotation m
 merges rows at the first unbalanced one). A clip's path is a file name in `clips/` and nothing else.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
@@ -16,6 +17,7 @@ from data.clips import LISTED_TWICE, Audio, AudioFile, Clip, ClipError, CorpusEr
 COLUMNS = ("client_id", "path", "sentence")
 CLIPS = "clips"
 DURATIONS = "clip_durations.tsv"
+_MILLISECONDS = re.compile(r"[0-9]{1,10}")
 
 
 class CommonVoice:
@@ -33,6 +35,8 @@ class CommonVoice:
     def read(self, split: str) -> Split:
         """The clips `split`.tsv lists; whether they exist and decode is not looked at."""
         path = self.folder / f"{split}.tsv"
+        if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise CorpusError(f"{path} is not a file")
         durations = self.folder / DURATIONS
         seconds = parse_durations(durations.read_bytes()) if durations.is_file() else {}
         root, prefix = str(self.folder), str(self.folder / CLIPS)
@@ -85,7 +89,7 @@ def _clip(row: dict[str, str], audio: Callable[[str], Audio], seconds: dict[str,
 def parse_durations(content: bytes) -> dict[str, float]:
     """Seconds by file name, from `clip_durations.tsv`."""
     rows = (line.split("\t") for line in content.decode("utf-8", "replace").splitlines()[1:])
-    return {row[0]: float(row[1]) / 1000 for row in rows if len(row) == 2 and row[1].isdigit()}
+    return {row[0]: float(row[1]) / 1000 for row in rows if len(row) == 2 and _MILLISECONDS.fullmatch(row[1])}
 
 
 def _language_folder(source: UPath) -> UPath:

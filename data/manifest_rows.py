@@ -10,6 +10,8 @@ import gzip
 import io
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ PATH_COLUMNS = ("file_name", "audio_filepath")
 TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 LANGUAGE_COLUMNS = ("lang", "language", "locale")
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # alone; a pair of them is a character
 Row = dict[str, Any]
 
 
@@ -49,8 +52,10 @@ def read_rows(where: str, content: bytes) -> Iterator[tuple[int, Row | ClipError
     try:
         content = gzip.decompress(content) if where.endswith(".gz") else content
         text = content.decode("utf-8-sig")
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except UnicodeDecodeError as error:
         raise CorpusError(f"{where} is not UTF-8 text: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"{where} is not gzip, or not whole: {error}") from error
     if where.endswith(".csv"):
         yield from _csv_rows(where, text)
     elif text.lstrip().startswith("["):
@@ -62,7 +67,7 @@ def read_rows(where: str, content: bytes) -> Iterator[tuple[int, Row | ClipError
 
 
 def _csv_rows(where: str, text: str) -> Iterator[tuple[int, Row | ClipError]]:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # else an open quote takes the rest for one text
     try:
         header = next(reader, [])
         for fields in reader:
@@ -80,10 +85,10 @@ def _csv_rows(where: str, text: str) -> Iterator[tuple[int, Row | ClipError]]:
 def _list_rows(where: str, text: str) -> Iterator[tuple[int, Row | ClipError]]:
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where} is neither JSON nor JSON lines: {error}") from error
     for number, row in enumerate(rows, start=1):
-        yield number, row if isinstance(row, dict) else ClipError("not a JSON object", repr(row)[:80])
+        yield number, _checked(row, text)
 
 
 def _json_row(line: str) -> Row | ClipError:
@@ -91,7 +96,19 @@ def _json_row(line: str) -> Row | ClipError:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return ClipError("not JSON", str(error)[:80])
-    return row if isinstance(row, dict) else ClipError("not a JSON object", line[:80])
+    return _checked(row, line)
+
+
+def _checked(row: Any, source: str) -> Row | ClipError:
+    """`row` of `source` if it is an object of Unicode: JSON can spell half a character, which no file can hold."""
+    if not isinstance(row, dict):
+        return ClipError("not a JSON object", ascii(row)[:80])
+    if HALF_CHARACTER.search(source):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return ClipError("not Unicode", ascii(row)[:80])
+    return row
 
 
 def parse_entry(row: Row | ClipError, text_column: str | None, speaker_column: str | None) -> Entry:
@@ -158,7 +175,7 @@ def _number(row: Row, column: str) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if isinstance(value, bool) or not (0 <= seconds < math.inf):
         raise ClipError("not a time", f"{column} is {value!r}; it takes seconds, 0 or more")

@@ -37,6 +37,7 @@ from data.manifest_rows import (
 )
 from data.split_names import SYNONYMS
 
+MANIFEST_ENDS = ("jsonl", "jsonl.gz", "json")
 METADATA = ("metadata.csv", "metadata.jsonl")
 STANDARD = ("train", *SYNONYMS, "test")
 
@@ -46,11 +47,11 @@ def find_manifests(folder: UPath) -> dict[str, UPath]:
     for name in METADATA:
         if (folder / name).is_file():
             return {"train": folder / name}
-    inside = {path.parent.name: path for name in METADATA for path in folder.glob(f"*/{name}")}
+    inside = {path.parent.name: path for name in METADATA for path in folder.glob(f"*/{name}") if path.is_file()}
     if inside:
         return inside
     found: dict[str, UPath] = {}
-    for path in sorted(path for end in ("jsonl", "jsonl.gz", "json") for path in folder.glob(f"*.{end}")):
+    for path in sorted(path for end in MANIFEST_ENDS for path in folder.glob(f"*.{end}") if path.is_file()):
         stem = path.name.split(".")[0]
         split = re.sub(r"(^|[_-])(manifest|cuts)(?=$|[_-])", "", stem).strip("_-")
         if split in STANDARD or (split and (split != stem or ".jsonl" in path.name)):
