@@ -7,6 +7,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from upath import UPath
@@ -20,6 +21,7 @@ from data.tfrecord import FRAMING_BYTES, unframe
 
 REJECTED = "rejected.tsv"
 TIMING = "timing.json"
+ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 DUPLICATE = "same audio as another clip"
 
 
@@ -95,10 +97,16 @@ def _index_parts(jobs: list[ShardJob]) -> Iterable[dict[str, list[Any]]]:
 
 
 def write_rejected(folder: UPath, rejected: Iterable[Rejected]) -> None:
-    """`rejected.tsv`: id, reason, detail."""
+    """`rejected.tsv`: id (with what would break the line as \\t, \\n, \\r, and \\ twice), reason, detail."""
     lines = ["id\treason\tdetail"]
-    lines += ["\t".join(" ".join(text.split()) for text in (r.id, r.reason, r.detail)) for r in rejected]
+    lines += [f"{_escaped(r.id)}\t{r.reason}\t{' '.join(r.detail.split())}" for r in rejected]
     write_text(folder / REJECTED, "\n".join(lines) + "\n")
+
+
+def _escaped(clip_id: str) -> str:
+    for character, written in ESCAPES.items():
+        clip_id = clip_id.replace(character, written)
+    return clip_id
 
 
 def reopen(folder: UPath, manifest: dict[str, Any], jobs: list[ShardJob]) -> None:
@@ -120,7 +128,7 @@ def reopen(folder: UPath, manifest: dict[str, Any], jobs: list[ShardJob]) -> Non
             shard.size, shard.sha256 = manifest["shards"][number]["bytes"], manifest["shards"][number]["sha256"]
             used = set(shard.rows["id"])
             left_out = [clip.id for clip in job.clips if clip.id not in used]
-            save_result(job, shard, [rejected[clip_id] for clip_id in left_out])
+            save_result(job, shard, [replace(rejected[_escaped(clip_id)], id=clip_id) for clip_id in left_out])
     (folder / MANIFEST).unlink()
 
 

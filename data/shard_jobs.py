@@ -147,7 +147,7 @@ def _is_there(clip: Clip) -> bool:
 
 def clip_records(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> list[tuple[Record, str]]:
     """`clip`'s records, copy 0 first, each with what was drawn for it (JSON); `ClipError` if the clip is unusable."""
-    if not clip.sentence:
+    if not any(character.isprintable() for character in clip.sentence):
         raise ClipError("empty sentence")
     tokens = tuple(text_tokens(tokenizer, clip.sentence))
     if len(tokens) > MAX_TEXT_TOKENS:
