@@ -12,6 +12,7 @@ KBPS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # MPEG 2 a
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8000)}
 MOST_BYTES_PER_SECOND = 40_000  # at 320 kb/s
 IN_A_ROW = 3  # frames that must follow one another where the first is looked for: chance makes one or two
+ID3V1_BYTES = 128  # a tag at the end
 TELLS_LENGTH = {b"Xing": 8, b"Info": 8, b"VBRI": 14}  # where the number of frames stands after the mark
 
 
@@ -53,7 +54,10 @@ def count_samples(content: bytes, most: int) -> Mp3Length | None:
     if at is None:
         return None
     step = samples_per_frame(content[at + 1] >> 3 & 3)
-    promised, is_header = _header(content[at : at + _size(content, at)])
+    first = content[at : at + _size(content, at)]
+    promised, is_header = _header(first)
+    if promised is not None and len(content) - at - (_stream_bytes(first) or 0) in (0, ID3V1_BYTES):
+        return Mp3Length(promised * step, promised * step, whole=True)  # all bytes are there: nothing to count
     counted = -step if is_header else 0
     end = len(content)
     while counted <= most:
@@ -104,3 +108,11 @@ def _header(frame: bytes) -> tuple[int | None, bool]:
             tells = mark == b"VBRI" or (frame[at + 7 : at + 8] and frame[at + 7] & 1)
             return (int.from_bytes(frame[at + place : at + place + 4], "big") if tells else None), True
     return None, False
+
+
+def _stream_bytes(frame: bytes) -> int | None:
+    """The number of bytes, this header frame among them, that a Xing header promises; None if it does not tell."""
+    at = max(frame.find(b"Xing", 0, 64), frame.find(b"Info", 0, 64))
+    if at < 0 or len(frame) < at + 16 or frame[at + 7] & 3 != 3:
+        return None
+    return int.from_bytes(frame[at + 12 : at + 16], "big")
