@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Eight devices on few cores: XLA's thread pool must be larger than the device count, or queued steps deadlock.
@@ -11,7 +12,9 @@ os.environ.setdefault("NPROC", "16")
 import jax
 import pytest
 from flax import nnx
+from moto.server import ThreadedMotoServer
 from safetensors.numpy import save_file
+from upath import UPath
 
 from data.featurize import FeaturizeConfig, featurize
 from jax_train.checkpoints import copy_small_files
@@ -46,6 +49,26 @@ def sample_corpus() -> Path:
 def base_model_dir() -> Path:
     """Real Whisper base as a Hugging Face folder, fetched once into the cache."""
     return fetch_base(REPOSITORY / ".cache" / "models")
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[UPath]:
+    """An object store that speaks S3, for this process and those it starts: `s3://sussurro`."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        UPath("s3://sussurro").mkdir()
+        yield UPath("s3://sussurro")
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -6,18 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from data.featurize import FeaturizeConfig, featurize
 from data.records import Shards
+from data.verify import VerifyConfig, verify
 from tests.conftest import REPOSITORY
 from tests.test_featurize import contents
-
-BUCKET = "sussurro"
 
 
 @pytest.fixture(name="cluster")
@@ -65,52 +61,34 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_bytes(cluster, sample
     assert contents(there) == contents(tmp_path / "here" / "train")
 
 
-@pytest.fixture(name="store", scope="module")
-def object_store():
-    """An object store that speaks S3, for this process and those it starts."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        files = s3fs.S3FileSystem(skip_instance_cache=True)
-        files.mkdir(BUCKET)
-        yield files
-    server.stop()
-
-
-def test_corpus_and_shards_may_be_in_an_object_store(store, sample_corpus, base_model_dir, tmp_path, monkeypatch):
-    lines = (sample_corpus / "train.tsv").read_text().splitlines()[:13]
+def test_corpus_and_shards_may_be_in_an_object_store(bucket, sample_corpus, base_model_dir, tmp_path, monkeypatch):
+    lines = (sample_corpus / "train.tsv").read_text(encoding="utf-8").splitlines()[:13]
     column = lines[0].split("\t").index("path")
-    store.pipe(f"{BUCKET}/it/train.tsv", "\n".join(lines).encode())
+    (bucket / "it" / "train.tsv").write_text("\n".join(lines), encoding="utf-8")
     for line in lines[1:]:
         name = line.split("\t")[column]
-        store.put(str(sample_corpus / "clips" / name), f"{BUCKET}/it/clips/{name}")
+        (bucket / "it" / "clips" / name).write_bytes((sample_corpus / "clips" / name).read_bytes())
 
     def config(source: str, shards: str) -> FeaturizeConfig:
         return FeaturizeConfig(source, shards, str(base_model_dir), workers=1, limit=12)
 
+    on_bucket = config(str(bucket / "it"), str(bucket / "shards"))
     featurize(config(str(sample_corpus), str(tmp_path / "here")))
-    featurize(config(f"s3://{BUCKET}/it", f"s3://{BUCKET}/shards"))
+    featurize(on_bucket)
     here = contents(tmp_path / "here" / "train")
-    there = {Path(path).name: store.cat(path) for path in store.ls(f"{BUCKET}/shards/train")}
+    there = {path.name: path.read_bytes() for path in (bucket / "shards" / "train").iterdir()}
     assert there.keys() == here.keys() | {"timing.json"}
     for name, content in here.items():
         if name != "manifest.json":  # it names its source
             assert there[name] == content, name
 
     monkeypatch.setenv("SUSSURRO_CACHE", str(tmp_path / "cache"))
-    ours, theirs = Shards.open(tmp_path / "here", "train"), Shards.open(f"s3://{BUCKET}/shards", "train")
+    ours, theirs = Shards.open(tmp_path / "here", "train"), Shards.open(str(bucket / "shards"), "train")
     assert [theirs[position].id for position in range(24)] == [ours[position].id for position in range(24)]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+    verify(VerifyConfig(str(bucket / "shards")))
 
-    before = store.info(f"{BUCKET}/shards/train/manifest.json")["LastModified"]
-    featurize(config(f"s3://{BUCKET}/it", f"s3://{BUCKET}/shards"))
-    assert store.info(f"{BUCKET}/shards/train/manifest.json")["LastModified"] == before
+    manifest = bucket / "shards" / "train" / "manifest.json"
+    before = manifest.stat().st_mtime
+    featurize(on_bucket)
+    assert manifest.stat().st_mtime == before

@@ -4,7 +4,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from data.clips import ClipError, CorpusError
@@ -12,24 +11,10 @@ from data.sources import SourceOptions, read_split
 
 
 @pytest.fixture(scope="module")
-def bucket(sample_corpus, tmp_path_factory):
-    """`s3://corpora` with the first three clips of dev, as a folder and as archives."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        UPath("s3://corpora").mkdir()
-        fill(UPath("s3://corpora"), sample_corpus, tmp_path_factory.mktemp("archives"))
-        yield UPath("s3://corpora")
-    server.stop()
+def corpora(bucket, sample_corpus, tmp_path_factory):
+    """A folder of the bucket with the first three clips of dev, as a folder and as archives."""
+    fill(bucket / "corpora", sample_corpus, tmp_path_factory.mktemp("archives"))
+    return bucket / "corpora"
 
 
 def fill(bucket: UPath, corpus: Path, folder: Path) -> None:
@@ -51,26 +36,26 @@ def fill(bucket: UPath, corpus: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["it", "it.tar.gz", "it.tar", "dev.jsonl"])
-def test_a_source_in_s3_gives_the_clips_it_gives_here(bucket, sample_corpus, tmp_path, source):
+def test_a_source_in_s3_gives_the_clips_it_gives_here(corpora, sample_corpus, tmp_path, source):
     options = SourceOptions(cache=str(tmp_path))
     for _ in range(2):
-        clips = read_split(str(bucket / source), "dev", options).clips
+        clips = read_split(str(corpora / source), "dev", options).clips
         assert len(clips) == 3
         for clip in clips:
             assert clip.audio.load() == (sample_corpus / "clips" / clip.id.rpartition("/")[2]).read_bytes()
 
 
-def test_an_index_may_be_kept_in_s3(bucket, sample_corpus):
-    options = SourceOptions(cache=str(bucket / "cache"))
-    clip = read_split(str(bucket / "it.tar.gz"), "dev", options).clips[0]
+def test_an_index_may_be_kept_in_s3(corpora, sample_corpus):
+    options = SourceOptions(cache=str(corpora / "cache"))
+    clip = read_split(str(corpora / "it.tar.gz"), "dev", options).clips[0]
     assert clip.audio.load() == (sample_corpus / "clips" / clip.id).read_bytes()
-    assert sorted(path.suffix for path in (bucket / "cache").iterdir()) == [".gzidx", ".json"]
+    assert sorted(path.suffix for path in (corpora / "cache").iterdir()) == [".gzidx", ".json"]
 
 
-def test_what_is_not_in_s3_is_named(bucket):
-    with pytest.raises(CorpusError, match=r"no corpus: s3://corpora/nowhere is not a folder"):
-        read_split(str(bucket / "nowhere"), "dev")
-    clip = read_split(str(bucket / "it"), "dev").clips[0]
+def test_what_is_not_in_s3_is_named(corpora):
+    with pytest.raises(CorpusError, match=r"no corpus: s3://sussurro/corpora/nowhere is not a folder"):
+        read_split(str(corpora / "nowhere"), "dev")
+    clip = read_split(str(corpora / "it"), "dev").clips[0]
     UPath(clip.audio.path).unlink()
-    with pytest.raises(ClipError, match=r"no such file: s3://corpora/it/clips/"):
+    with pytest.raises(ClipError, match=r"no such file: s3://sussurro/corpora/it/clips/"):
         clip.audio.load()
