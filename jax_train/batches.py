@@ -5,7 +5,7 @@ of it, however many there are.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -18,6 +18,17 @@ from jax_train.config import TrainConfig
 from jax_train.windows import EpochPlan, Prompt, Window, assemble, label_length, plan_epoch
 
 PREFETCHED_BATCHES = 2
+
+
+class PlannedWindow(NamedTuple):
+    """What a window of a global batch is made of; nothing past an epoch's end."""
+
+    rows: np.ndarray
+    """Index rows of its clips."""
+    timestamps: bool
+    """Whether its labels carry timestamps."""
+    previous: np.ndarray
+    """Index rows of the clips whose text the decoder reads first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +46,20 @@ class RunPlan:
         """Global batches of each planned epoch."""
         return [-(-len(epoch) // self.batch_size) for epoch in self.epochs]
 
-    def window(self, step: int, column: int) -> tuple[np.ndarray, bool]:
-        """Index rows of the clips in a global batch's window, none past an epoch's end; whether it has timestamps."""
+    def window(self, step: int, column: int) -> PlannedWindow:
+        """The window in a column of a global batch."""
         ends = np.cumsum(self.steps_per_epoch())
         number = int(np.searchsorted(ends, step, side="right"))
         epoch = self.epochs[number]
         window = (step - (int(ends[number - 1]) if number else 0)) * self.batch_size + column
         if window >= len(epoch):
-            return np.zeros(0, np.int64), False
-        return epoch.rows[window], bool(epoch.timestamps[window])
+            none = np.zeros(0, np.int64)
+            return PlannedWindow(none, False, none)
+        return PlannedWindow(epoch.rows[window], bool(epoch.timestamps[window]), epoch.previous(window))
 
     def rows_of_step(self, step: int) -> np.ndarray:
         """Index rows of all the clips of a global batch."""
-        return np.concatenate([self.window(step, column)[0] for column in range(self.batch_size)])
+        return np.concatenate([self.window(step, column).rows for column in range(self.batch_size)])
 
 
 def plan_run(index: dict[str, np.ndarray], config: TrainConfig) -> RunPlan:
@@ -61,6 +73,7 @@ def plan_run(index: dict[str, np.ndarray], config: TrainConfig) -> RunPlan:
             windows=config.windows,
             timestamps=config.timestamps,
             single=config.single,
+            prompts=config.prompt_share,
             **limit,
         )
 
@@ -92,9 +105,10 @@ class Windows:
 
     def __getitem__(self, position: int) -> Window:
         step, column = divmod(int(position), self.local_batch)
-        rows, stamps = self._plan.window(step, self._first + column)
-        records = [self._shards[int(row)] for row in rows]
-        return assemble(records, stamps, self._prompt, self._n_mels, self._plan.label_length)
+        planned = self._plan.window(step, self._first + column)
+        records, previous = ([self._shards[int(row)] for row in rows] for rows in (planned.rows, planned.previous))
+        length = self._plan.label_length
+        return assemble(records, planned.timestamps, self._prompt, self._n_mels, length, previous)
 
 
 def batches(windows: Windows) -> Any:

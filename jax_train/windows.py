@@ -8,6 +8,7 @@ F mel frames (3000 in a window), M mel bins, L label tokens, N rows of the index
 
 import bisect
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from data.records import Record
 
 IGNORE = -100  # a label the loss leaves out, as in PyTorch and Hugging Face
 MAX_TOKENS = 448  # decoder positions
+MAX_PREVIOUS_TOKENS = MAX_TOKENS // 2 - 1  # of the text before; Whisper's own limit when it decodes
 FRAMES_PER_TIMESTAMP = 2  # timestamp tokens are 20 ms apart
 TOKENS_AROUND_CLIP = 2  # its two timestamps
 TOKENS_AROUND_WINDOW = 3  # language, task, end of text
@@ -43,6 +45,8 @@ class Window(NamedTuple):
 class Prompt:
     """The special tokens around a transcript."""
 
+    previous: int
+    """<|startofprev|>, before the text that came before."""
     start: int
     language: int
     transcribe: int
@@ -58,6 +62,7 @@ class Prompt:
     def of(cls, tokenizer: Tokenizer, language: str) -> "Prompt":
         """The special tokens of a Whisper tokenizer for `language`, "it" for Italian."""
         names = {
+            "previous": "<|startofprev|>",
             "start": "<|startoftranscript|>",
             "language": f"<|{language}|>",
             "transcribe": "<|transcribe|>",
@@ -85,9 +90,15 @@ class EpochPlan:
     """For each window, the index rows of its clips, in order."""
     timestamps: Bool[np.ndarray, "windows"]
     """Whether a window's labels carry timestamps."""
+    prompted: Bool[np.ndarray, "windows"]
+    """Whether the decoder first reads the text of the window before."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def previous(self, window: int) -> Int[np.ndarray, "clips"]:
+        """Index rows of the clips whose text the decoder reads before `window`'s; none for most."""
+        return self.rows[window - 1] if self.prompted[window] else np.zeros(0, np.int64)
 
 
 def slot_frames(frames: Int[np.ndarray, "*N"]) -> Int[np.ndarray, "*N"]:
@@ -104,17 +115,20 @@ def plan_epoch(
     windows: Literal["packed", "padded"],
     timestamps: float = 0.0,
     single: float = 0.0,
+    prompts: float = 0.0,
     max_tokens: int = MAX_TOKENS,
 ) -> EpochPlan:
     """Every clip once, as one of its copies: a function of (index, seed, epoch) and the options alone.
 
     `packed` fills windows best-fit until 30 s or `max_tokens` are full; a share `single` of the windows keeps a clip to
-    itself, and a share `timestamps` is taught timestamps. `padded` is one clip a window, without timestamps.
+    itself, a share `timestamps` is taught timestamps, and a share `prompts` is prompted with the text of the window
+    before it. `padded` is one clip a window, without timestamps and prompts.
     """
     rng = np.random.default_rng([seed, epoch])
     rows = rng.permutation(_one_copy_each(index, rng))
     if windows == "padded":
-        return EpochPlan([rows[i : i + 1] for i in range(len(rows))], np.zeros(len(rows), bool))
+        none = np.zeros(len(rows), bool)
+        return EpochPlan([rows[i : i + 1] for i in range(len(rows))], none, none)
     frames = slot_frames(index["frames"][rows])
     windows_needed = int(frames.sum()) / N_FRAMES
     n_alone = len(rows) if single == 1.0 else min(len(rows), round(windows_needed * single / (1.0 - single)))
@@ -124,20 +138,38 @@ def plan_epoch(
     together = rows[~alone]
     all_windows = [together[members] for members in packed] + [rows[[i]] for i in np.flatnonzero(alone)]
     order = rng.permutation(len(all_windows))
-    return EpochPlan([all_windows[i] for i in order], rng.random(len(order)) < timestamps)
+    with_timestamps = rng.random(len(order)) < timestamps
+    prompted = rng.random(len(order)) < prompts
+    prompted[:1] = False  # nothing came before
+    return EpochPlan([all_windows[i] for i in order], with_timestamps, prompted)
 
 
 def label_length(plan: EpochPlan, index: dict[str, np.ndarray], multiple: int = 32) -> int:
     """Label tokens that hold every window of `plan`, rounded up: one shape, hence one compilation, for a whole run."""
-    tokens = index["tokens"].astype(np.int64) + TOKENS_AROUND_CLIP
-    longest_clip = int(tokens.max())
-    longest = max(int(tokens[rows].sum()) for rows in plan.rows)
-    needed = max(longest, longest_clip) + TOKENS_AROUND_WINDOW
-    return min(MAX_TOKENS, -(-needed // multiple) * multiple)
+    text = index["tokens"].astype(np.int64)
+    needed = int(text.max()) + TOKENS_AROUND_CLIP
+    before = 0  # text tokens of the window before
+    for rows, prompted in zip(plan.rows, plan.prompted.tolist(), strict=True):
+        own = int(text[rows].sum())
+        prompt = 1 + min(before, MAX_PREVIOUS_TOKENS) if prompted else 0
+        needed = max(needed, own + TOKENS_AROUND_CLIP * len(rows) + prompt)
+        before = own
+    return min(MAX_TOKENS, -(-(needed + TOKENS_AROUND_WINDOW) // multiple) * multiple)
 
 
-def assemble(records: list[Record], with_timestamps: bool, prompt: Prompt, n_mels: int, length: int) -> Window:
-    """The window that holds `records` in order; none at all makes an empty window that teaches nothing."""
+def assemble(
+    records: list[Record],
+    with_timestamps: bool,
+    prompt: Prompt,
+    n_mels: int,
+    length: int,
+    previous: Sequence[Record] = (),
+) -> Window:
+    """The window that holds `records` in order; none at all makes an empty window that teaches nothing.
+
+    The decoder first reads the end of the text of `previous`, where there is any: as much as `length` leaves room for,
+    and no more than Whisper's own limit. The loss leaves it out.
+    """
     log_mel_q_FM = np.zeros((N_FRAMES, n_mels), np.uint8)
     log_mel_max_F = np.full(N_FRAMES, -np.inf, np.float32)
     written: list[int] = []
@@ -153,21 +185,26 @@ def assemble(records: list[Record], with_timestamps: bool, prompt: Prompt, n_mel
             tokens = [stamps[0], *tokens, stamps[1]]
         written += tokens
         first = last
-    return Window(log_mel_q_FM, log_mel_max_F, *_labels(written, with_timestamps, prompt, length, bool(records)))
+    head = [prompt.start, prompt.language, prompt.transcribe] + ([] if with_timestamps else [prompt.no_timestamps])
+    taught = [*head, *written, prompt.end] if records else [prompt.end]
+    before = [token for record in previous for token in record.tokens]
+    return Window(log_mel_q_FM, log_mel_max_F, *_labels(before, taught, prompt, length))
 
 
 def _labels(
-    written: list[int], with_timestamps: bool, prompt: Prompt, length: int, teaches: bool
+    before: list[int], taught: list[int], prompt: Prompt, length: int
 ) -> tuple[Int32[np.ndarray, "L"], Int32[np.ndarray, "L"]]:
-    head = [prompt.start, prompt.language, prompt.transcribe] + ([] if with_timestamps else [prompt.no_timestamps])
-    sequence = [*head, *written, prompt.end]
-    if len(sequence) - 1 > length:
-        raise UserError(f"a window of {len(sequence) - 1} label tokens; this run's windows hold {length}")
+    """What the decoder reads and shall write: `taught`, behind as much of the end of `before` as fits."""
+    if len(taught) - 1 > length:
+        raise UserError(f"a window of {len(taught) - 1} label tokens; this run's windows hold {length}")
+    room = min(MAX_PREVIOUS_TOKENS, length - (len(taught) - 1) - 1)  # one more for <|startofprev|>
+    kept = before[-room:] if room > 0 else []
+    masked = [prompt.previous, *kept] if kept else []
+    end = len(masked) + len(taught) - 1
     tokens_L = np.full(length, prompt.end, np.int32)
     labels_L = np.full(length, IGNORE, np.int32)
-    if teaches:
-        tokens_L[: len(sequence) - 1] = sequence[:-1]
-        labels_L[: len(sequence) - 1] = sequence[1:]
+    tokens_L[:end] = masked + taught[:-1]
+    labels_L[len(masked) : end] = taught[1:]
     return tokens_L, labels_L
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
-from transformers import WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 import jax_train.train
 from data.errors import UserError
@@ -132,6 +132,7 @@ def test_shards_of_another_mel_size_are_refused(config, small_model_dir, tmp_pat
         ({"model": "no/such/folder"}, "no such folder"),
         ({"epochs": -1.0}, "--epochs -1"),
         ({"timestamps": 1.5}, "--timestamps 1.5"),
+        ({"prompt_share": -0.1}, "--prompt-share -0.1"),
         ({"learning_rate": 0.0}, "no usual learning rate for d_model 16"),
     ],
 )
@@ -179,6 +180,26 @@ def test_the_loss_of_padded_windows_equals_hugging_faces_on_the_same_clips(confi
         from_labels = model(input_features=features, labels=labels).loss  # Hugging Face shifts the labels itself
     assert float(nats) / int(tokens) == pytest.approx(float(want), rel=1e-5)
     assert float(from_labels) == pytest.approx(float(want), rel=1e-6)
+
+
+def test_the_loss_behind_a_prompt_equals_hugging_faces(config, small_model_dir):
+    """Its tokenizer says what the prompt is, its PyTorch model what the loss is."""
+    prompted = dataclasses.replace(config, prompt_share=1.0, timestamps=0.0, single=0.0, batch_size=2)
+    shards = Shards.open(config.shards, "train")
+    plan = plan_run(shards.index, prompted)
+    batch: Window = next(batches(Windows(shards, plan, Prompt.of(load_tokenizer(str(small_model_dir)), "it"))))
+    sentences = [shards[int(row)].text for row in plan.window(0, 0).rows]
+    want_prompt = WhisperTokenizer.from_pretrained(small_model_dir).get_prompt_ids(" ".join(sentences)).tolist()
+    got = batch.tokens_L[1].tolist()
+    assert got[: got.index(50_258)] == want_prompt
+    log_mel = restore(jnp.asarray(batch.log_mel_q_FM), jnp.asarray(batch.log_mel_max_F))
+    nats, tokens = token_loss(
+        jitted(load_model(small_model_dir))(log_mel, jnp.asarray(batch.tokens_L)), jnp.asarray(batch.labels_L)
+    )
+    model = WhisperForConditionalGeneration.from_pretrained(small_model_dir).eval()
+    with torch.no_grad():
+        want = torch_loss(model, np.asarray(log_mel), batch.tokens_L, batch.labels_L)
+    assert float(nats) / int(tokens) == pytest.approx(float(want), rel=1e-5)
 
 
 def test_bfloat16_trains_to_nearly_the_same_loss_with_float32_parameters(config):

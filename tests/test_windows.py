@@ -10,9 +10,18 @@ from data.log_mel import HOP_LENGTH, N_FRAMES, log_mel, quantize
 from data.records import Record
 from jax_train.batches import to_devices
 from jax_train.step import restore
-from jax_train.windows import IGNORE, Prompt, Window, assemble, label_length, plan_epoch, slot_frames
+from jax_train.windows import (
+    IGNORE,
+    EpochPlan,
+    Prompt,
+    Window,
+    assemble,
+    label_length,
+    plan_epoch,
+    slot_frames,
+)
 
-PROMPT = Prompt(start=50_258, language=50_274, transcribe=50_359, no_timestamps=50_363, end=50_257)
+PROMPT = Prompt(previous=50_361, start=50_258, language=50_274, transcribe=50_359, no_timestamps=50_363, end=50_257)
 
 
 def random_batch(seed: int, mesh: jax.sharding.Mesh, batch: int) -> Window:
@@ -37,6 +46,18 @@ def common_voice_like_index(clips: int, copies: int = 1) -> dict[str, np.ndarray
         "frames": np.ceil(seconds * 100 + 1.25).astype(np.int32),
         "tokens": np.ceil(seconds * 4).astype(np.int32),
         "seconds": seconds.astype(np.float32),
+    }
+
+
+def normal_index(clips: int) -> dict[str, np.ndarray]:
+    """Lengths about Common Voice's mean of 5.36 s, a third of it their deviation, from 1 to 20 s."""
+    rng = np.random.default_rng(2)
+    seconds = np.clip(rng.normal(5.36, 5.36 / 3, clips), 1.0, 20.0)
+    return {
+        "id": np.array([f"clip{i}.mp3" for i in range(clips)]),
+        "copy": np.zeros(clips, np.int32),
+        "frames": np.ceil(seconds * 100 + 1.25).astype(np.int32),
+        "tokens": np.maximum(1, np.round(seconds * rng.normal(2.5, 0.5, clips))).astype(np.int32),
     }
 
 
@@ -65,10 +86,15 @@ def test_no_window_holds_more_than_thirty_seconds_or_the_decoders_tokens():
         assert (index["tokens"][rows] + 2).sum() + 3 <= 448
 
 
-def test_packing_fills_97_percent_of_the_frames_at_common_voices_lengths():
-    index = common_voice_like_index(20_000)
-    plan = plan_epoch(index, seed=0, epoch=0, windows="packed")
-    assert index["frames"].sum() / (len(plan) * N_FRAMES) >= 0.97
+@pytest.mark.parametrize("lengths", [common_voice_like_index, normal_index])
+@pytest.mark.parametrize("single", [0.0, 0.1])
+def test_packing_fills_97_percent_of_the_frames_at_common_voices_lengths(lengths, single):
+    """Of the windows that are not single by request; alignment to even frames counts as empty. No shard is read."""
+    index = lengths(10_000)
+    plan = plan_epoch(index, seed=0, epoch=0, windows="packed", single=single)
+    packed = [rows for rows in plan.rows if len(rows) > 1]
+    assert index["frames"][np.concatenate(packed)].sum() / (len(packed) * N_FRAMES) >= 0.97
+    assert (len(plan) - len(packed)) / len(plan) == pytest.approx(single, abs=0.005)
 
 
 def test_a_share_of_windows_holds_one_clip_and_a_share_has_timestamps():
@@ -87,10 +113,11 @@ def test_the_plan_depends_on_seed_and_epoch_alone():
     assert same == [True, False, False]
 
 
-def test_padded_windows_hold_one_clip_and_no_timestamps():
-    plan = plan_epoch(common_voice_like_index(50), seed=0, epoch=0, windows="padded", timestamps=1.0)
+def test_padded_windows_hold_one_clip_and_neither_timestamps_nor_prompts():
+    plan = plan_epoch(common_voice_like_index(50), seed=0, epoch=0, windows="padded", timestamps=1.0, prompts=1.0)
     assert [len(rows) for rows in plan.rows] == [1] * 50
     assert not plan.timestamps.any()
+    assert not plan.prompted.any()
 
 
 def test_labels_without_timestamps_are_hugging_faces():
@@ -109,6 +136,74 @@ def test_timestamps_stand_at_the_clips_boundaries():
     zero = PROMPT.first_timestamp
     assert [len(clip.log_mel_q) for clip in clips] == [102, 202]
     assert written == [50_274, 50_359, zero, 10, zero + 51, zero + 51, 20, 21, zero + 152, 50_257]
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_a_share_of_windows_is_prompted_with_the_window_before_and_the_first_never(share):
+    index = common_voice_like_index(4000)
+    plan = plan_epoch(index, seed=0, epoch=0, windows="packed", prompts=share)
+    assert plan.prompted.mean() == pytest.approx(share, abs=0.05)
+    assert not plan.prompted[0]
+    for window in range(len(plan)):
+        want = plan.rows[window - 1].tolist() if plan.prompted[window] else []
+        assert plan.previous(window).tolist() == want
+
+
+def test_prompts_change_nothing_else_in_a_plan():
+    index = common_voice_like_index(500)
+    plain, prompted = (
+        plan_epoch(index, seed=0, epoch=0, windows="packed", timestamps=0.5, prompts=share) for share in (0.0, 0.5)
+    )
+    assert [rows.tolist() for rows in plain.rows] == [rows.tolist() for rows in prompted.rows]
+    assert plain.timestamps.tolist() == prompted.timestamps.tolist()
+
+
+def test_the_text_before_is_read_and_not_taught():
+    """<|startofprev|> text <|startoftranscript|> …: the first thing taught is what follows <|startoftranscript|>."""
+    before = [record(1.0, [30, 31])[0], record(1.0, [32], seed=1)[0]]
+    window = assemble([record(2.0, [10, 11])[0]], False, PROMPT, 80, 16, before)
+    read = [50_361, 30, 31, 32, 50_258, 50_274, 50_359, 50_363, 10, 11]
+    assert window.tokens_L.tolist() == read + [50_257] * 6
+    assert window.labels_L.tolist() == [IGNORE] * 4 + [50_274, 50_359, 50_363, 10, 11, 50_257] + [IGNORE] * 6
+
+
+def test_a_prompt_leaves_features_and_taught_tokens_as_they_are():
+    clips, before = [record(2.0, [10, 11])[0]], [record(1.0, [30, 31])[0]]
+    plain, prompted = (assemble(clips, True, PROMPT, 80, 32, previous) for previous in ([], before))
+    np.testing.assert_array_equal(prompted.log_mel_q_FM, plain.log_mel_q_FM)
+    taught = [window.labels_L[window.labels_L != IGNORE].tolist() for window in (plain, prompted)]
+    assert taught[0] == taught[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "length", "kept"),
+    [
+        (300, 10, 448, 223),  # Whisper's own limit
+        (300, 400, 448, 43),  # 4 of the head and 400: 44 are left, one of them for <|startofprev|>
+        (300, 443, 448, 0),  # one is left: no token fits behind <|startofprev|>
+        (300, 444, 448, 0),  # full
+        (5, 10, 448, 5),
+        (0, 10, 448, 0),  # nothing was said before
+    ],
+)
+def test_a_prompt_keeps_its_end_where_it_is_too_long(text, own, length, kept):
+    before = list(range(1000, 1000 + text))
+    window = assemble([record(1.0, [7] * own)[0]], False, PROMPT, 80, length, [record(1.0, before, seed=1)[0]])
+    start = window.tokens_L.tolist().index(PROMPT.start)
+    prompt = [PROMPT.previous, *before[text - kept :]] if kept else []
+    assert window.tokens_L[:start].tolist() == prompt
+    assert (window.labels_L != IGNORE).sum() == own + 4
+    assert window.labels_L[start] == PROMPT.language
+    assert (window.labels_L[:start] == IGNORE).all()
+
+
+def test_label_length_holds_prompts_too():
+    """60 text tokens a clip: 120, two timestamps a clip, three around the window, and 61 of prompt are 188."""
+    index = {"tokens": np.full(6, 60)}
+    rows = [np.array(window) for window in ([0], [1, 2], [3], [4, 5])]
+    no, last = np.zeros(4, bool), np.arange(4) == 3
+    assert label_length(EpochPlan(rows, no, no), index, multiple=1) == 120 + 4 + 3
+    assert label_length(EpochPlan(rows, no, last), index, multiple=1) == 120 + 4 + 3 + 61
 
 
 def test_label_length_holds_the_longest_window_and_stays_within_the_decoder():
