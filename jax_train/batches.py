@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.errors import UserError
@@ -111,10 +112,22 @@ class Windows:
         return assemble(records, planned.timestamps, self._prompt, self._n_mels, length, previous)
 
 
-def batches(windows: Windows) -> Any:
-    """A Grain iterator over this process's part of the global batches; `get_state` and `set_state` resume it."""
+def batches(windows: Windows, workers: int = 0) -> Any:
+    """A Grain iterator over this process's part of the global batches; `get_state` and `set_state` resume it.
+
+    They are read by a thread of this process, or by `workers` processes; the batches are the same.
+    """
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCHED_BATCHES)
-    return iter(grain.MapDataset.source(windows).batch(windows.local_batch).to_iter_dataset(options))
+    dataset = grain.MapDataset.source(windows).batch(windows.local_batch).to_iter_dataset(options)
+    if workers:
+        no_absl_flags()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, PREFETCHED_BATCHES), no_absl_flags)
+    return iter(dataset)
+
+
+def no_absl_flags(*_: int) -> None:
+    """Grain's processes ask absl for flags, which raises in a program that never let absl parse its command line."""
+    flags.FLAGS.mark_as_parsed()
 
 
 def to_devices(batch: Window, mesh: Mesh) -> Window:

@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     prompt = Prompt.of(load_tokenizer(str(folder)), config.language)
     plan = data_batches.plan_run(shards.index, config)
     windows = data_batches.Windows(shards, plan, prompt, jax.process_index(), jax.process_count())
-    iterator = data_batches.batches(windows)
+    iterator = data_batches.batches(windows, config.workers)
 
     # 3. Model
     n_mels, wanted = shards.manifest["features"]["n_mels"], WhisperConfig.from_folder(folder).num_mel_bins

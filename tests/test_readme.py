@@ -84,10 +84,11 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "bench-augment": "--repeats 1",
         "bench-featurize": f"--corpus {tmp_path}/joined --clips 4 --peer-clips 2 --rounds 1 --workers 1",
         "bench-featurize_memory": "--rows 10 20",
+        "bench-input": "--clips 200 --plan-clips 1000 --workers 0 1 --seconds 1",
         "bench-eight_bits": "--limit 1",
     }
     commands = [command for command in shown_commands() if command not in BY_OTHERS]
-    assert len(commands) == 15
+    assert len(commands) == 16
     for command in commands:
         for shown, real in instead.items():
             command = command.replace(shown, str(real))

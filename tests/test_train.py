@@ -163,6 +163,20 @@ def test_two_processes_split_the_same_global_batches(config, small_model_dir):
             np.testing.assert_array_equal(got, want)
 
 
+def test_worker_processes_read_the_same_batches_and_resume_where_they_stood(config, small_model_dir):
+    shards = Shards.open(config.shards, "train")
+    plan = plan_run(shards.index, config)
+    windows = Windows(shards, plan, Prompt.of(load_tokenizer(str(small_model_dir)), "it"))
+    want, by_workers, resumed = batches(windows), batches(windows, workers=2), batches(windows, workers=2)
+    for step in range(STEPS):
+        if step == 3:
+            resumed.set_state(json.loads(json.dumps(by_workers.get_state())))  # as a checkpoint keeps it
+        batch = next(want)
+        for iterator in (by_workers, resumed) if step >= 3 else (by_workers,):
+            for got, expected in zip(next(iterator), batch, strict=True):
+                np.testing.assert_array_equal(got, expected)
+
+
 def test_the_loss_of_padded_windows_equals_hugging_faces_on_the_same_clips(config, small_model_dir):
     padded = dataclasses.replace(config, windows="padded", batch_size=4)
     shards = Shards.open(config.shards, "train")
