@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
+from data.audio import decode, resample
 from data.log_mel import HOP_LENGTH, N_FRAMES, log_mel, quantize
-from data.records import Record
-from jax_train.batches import to_devices
+from data.records import Record, Shards
+from jax_train.batches import RunPlan, Windows, to_devices
 from jax_train.step import restore
 from jax_train.windows import (
     IGNORE,
@@ -232,6 +233,30 @@ def test_a_packed_window_equals_the_extractor_on_the_concatenated_audio(n_mels):
     want = extractor(np.concatenate(pieces), sampling_rate=16_000, return_tensors="np").input_features[0].T
     away = np.setdiff1d(np.arange(N_FRAMES), seams)
     np.testing.assert_allclose(np.asarray(got)[away], want[away], rtol=0, atol=1 / 255 + 2e-5)
+
+
+def test_a_packed_window_of_recordings_equals_the_extractor_on_their_concatenated_audio(small_shards, sample_corpus):
+    """From files on disk to the array a model sees, by the plan of a run; tolerance and seams as above."""
+    shards = Shards.open(small_shards, "train")
+    clean = np.flatnonzero(shards.index["copy"] == 0)
+    plan = plan_epoch({name: column[clean] for name, column in shards.index.items()}, seed=0, epoch=0, windows="packed")
+    rows = clean[max(plan.rows, key=len)]
+    pieces, seams, first = [], [], 0
+    for row in rows:
+        native, rate = decode(sample_corpus / "clips" / shards.index["id"][row])
+        slot = int(slot_frames(shards.index["frames"][row]))
+        audio = resample(native, rate)
+        pieces.append(np.pad(audio, (0, slot * HOP_LENGTH - len(audio))))
+        first += slot
+        seams += [first - 2, first - 1, first, first + 1]
+    assert len(rows) > 3
+    assert first / N_FRAMES > 0.9
+    run = RunPlan([EpochPlan([rows], np.ones(1, bool), np.zeros(1, bool))], 448, steps=1, batch_size=1)
+    window = Windows(shards, run, PROMPT)[0]
+    got = restore(jnp.asarray(window.log_mel_q_FM)[None], jnp.asarray(window.log_mel_max_F)[None])[0]
+    want = WhisperFeatureExtractor()(np.concatenate(pieces), sampling_rate=16_000, return_tensors="np")
+    away = np.setdiff1d(np.arange(N_FRAMES), seams)
+    np.testing.assert_allclose(np.asarray(got)[away], want.input_features[0].T[away], rtol=0, atol=1 / 255 + 2e-5)
 
 
 def test_an_empty_window_teaches_nothing_and_is_silence():
