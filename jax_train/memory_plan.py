@@ -1,7 +1,8 @@
 """What a train step needs of a device's memory, on paper: the command and the function that say so before a run.
 
-Weights, gradients and optimizer are counted from the model's own shapes. Activations are an estimate from above: every
-array that a backward pass of these layers could keep, attention's probabilities recomputed (`jax_train.attention`).
+Weights, gradients and optimizer are counted from the model's own shapes, activations from what JAX saves of a layer
+for its backward pass (attention's probabilities are recomputed, see `jax_train.attention`). The workspace is an
+estimate from above; XLA's own plan may be smaller, as it fuses and reuses, and larger by some gaps.
 
 S encoder positions, L tokens, D d_model, H heads, V vocabulary.
 """
@@ -45,7 +46,7 @@ class MemoryPlan:
     copies: int
     """Matrices in the compute type: those merged with an adapter, and those stored in another type."""
     activations: int
-    """What the forward pass keeps for the backward pass, at most."""
+    """What the forward pass keeps for the backward pass."""
     workspace: int
     """Attention scores of one layer, logits."""
 
@@ -97,7 +98,7 @@ def memory_plan(
         gradients=trained * FLOAT32,
         optimizer=trained * ADAMW_MOMENTS * FLOAT32,
         copies=sum(copied.values()) * computed,
-        activations=batch_size * activation_numbers(config, tokens, remat) * computed,
+        activations=batch_size * activation_bytes(config, tokens, lora is not None, computed, remat),
         workspace=batch_size * workspace_bytes(config, tokens),
     )
 
@@ -114,16 +115,21 @@ def adapter_numbers(params: Params, layers: list[str], rank: int) -> int:
     return sum(rank * sum(params[f"{path}.kernel"].shape) for path in layers)
 
 
-def activation_numbers(config: WhisperConfig, tokens: int, remat: bool) -> int:
-    """Numbers that one window's forward pass keeps, at most."""
+def activation_bytes(config: WhisperConfig, tokens: int, is_lora: bool, computed: int, remat: bool) -> int:
+    """Bytes that one window's forward pass keeps, counted in what JAX saves for the backward pass of these layers.
+
+    Layer norms keep float32, the rest the compute type of `computed` bytes. Frozen matrices need no inputs kept.
+    """
     s, d = config.max_source_positions, config.d_model
-    convolutions = 2 * (2 * s * d) + 2 * s * d  # before and after each GELU
-    # Two sums, two norms, queries, keys, values, attention's result; the feed-forward before and after its GELU.
-    encoder_layer = s * (8 * d + 2 * config.encoder_ffn_dim)
-    # The same, another norm, queries, result and sum; the keys and values of the encoder's positions.
-    decoder_layer = tokens * (12 * d + 2 * config.decoder_ffn_dim) + 2 * s * d
+    ffn = 3 if is_lora else 4  # of the exact GELU and what follows it
+    encoder_layer = s * (d * (6 * FLOAT32 + (5 if is_lora else 7) * computed) + ffn * config.encoder_ffn_dim * computed)
+    decoder_layer = tokens * (
+        d * (9 * FLOAT32 + (8 if is_lora else 11) * computed) + ffn * config.decoder_ffn_dim * computed
+    )
+    decoder_layer += 2 * s * d * computed  # keys and values of the encoder's positions
+    convolutions = 0 if is_lora else 12 * s * d * computed  # four arrays of 2 S frames, four of S
     if remat:
-        inputs = config.encoder_layers * s * d + config.decoder_layers * tokens * d
+        inputs = (config.encoder_layers * s + config.decoder_layers * tokens) * d * computed
         return convolutions + inputs + max(encoder_layer, decoder_layer)
     return convolutions + config.encoder_layers * encoder_layer + config.decoder_layers * decoder_layer
 
@@ -177,7 +183,7 @@ def main() -> None:
     config = tyro.cli(PlanConfig)
     jax.config.update("jax_platforms", "cpu")  # shapes alone: no reason to take a card
     print(config.plan(config.batch_size).table())
-    print(f"largest batch on a card of {config.card_gb:g} GB: {largest_batch(config)} windows")
+    print(f"largest batch on a card of {config.card_gb:g} GB: {largest_batch(config)} window(s)")
 
 
 if __name__ == "__main__":
