@@ -1,0 +1,190 @@
+"""What a train step needs of a device's memory, on paper: the command and the function that say so before a run.
+
+Weights, gradients and optimizer are counted from the model's own shapes, activations from what JAX saves of a layer
+for its backward pass (attention's probabilities are recomputed, see `jax_train.attention`). The workspace is an
+estimate from above; XLA's own plan may be smaller, as it fuses and reuses, and larger by some gaps.
+
+S encoder positions, L tokens, D d_model, H heads, V vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from data.errors import UserError, command
+from jax_train.config import PUBLISHED, WhisperConfig
+from jax_train.lora import Lora, adapted_layers
+from jax_train.model import Params, Whisper, functional
+
+FLOAT32 = 4  # bytes
+ADAMW_MOMENTS = 2
+SCORES_KEPT = 4  # of one layer's attention: scores, probabilities, the gradients of both
+LOGITS_KEPT = 3  # logits, their softmax, its gradient
+GIGABYTE = 1e9
+CARD_SHARE = 0.9  # of a card's memory that a program gets; driver, context and gaps take the rest
+
+Type = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device at the height of a train step."""
+
+    weights: int
+    """The model's parameters and buffers as stored."""
+    adapters: int
+    """LoRA's A and B; 0 where the whole model is trained."""
+    gradients: int
+    """Of what is trained, float32."""
+    optimizer: int
+    """AdamW's two moments of what is trained, float32."""
+    copies: int
+    """Matrices in the compute type: those merged with an adapter, and those stored in another type."""
+    activations: int
+    """What the forward pass keeps for the backward pass."""
+    workspace: int
+    """Attention scores of one layer, logits."""
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return sum(dataclasses.asdict(self).values())
+
+    def fits(self, card_gb: float) -> bool:
+        """Whether a card of `card_gb` · 10⁹ bytes has the room."""
+        return self.total <= card_gb * GIGABYTE * CARD_SHARE
+
+    def table(self) -> str:
+        """The plan for people."""
+        rows = [*dataclasses.asdict(self).items(), ("total", self.total)]
+        return "\n".join(f"{name:12}{size / GIGABYTE:9.2f} GB" for name, size in rows)
+
+
+def memory_plan(
+    config: WhisperConfig,
+    *,
+    lora: Lora | None,
+    batch_size: int = 1,
+    tokens: int = 448,
+    weights_dtype: Type = "float32",
+    compute_dtype: Type = "float32",
+    remat: bool = False,
+) -> MemoryPlan:
+    """The plan for `batch_size` windows of `tokens` label tokens on one device.
+
+    With `lora` the weights are frozen and may be stored in `weights_dtype`; else all are trained, in float32. With
+    `remat` a layer keeps its input alone. Raises `UserError` for a LoRA target that matches nothing.
+    """
+    if lora is None and weights_dtype != "float32":
+        raise UserError(f"weights in {weights_dtype}: only frozen ones; a whole model is trained in float32")
+    params, buffers = shapes(config)
+    stored, computed = jnp.dtype(weights_dtype).itemsize, jnp.dtype(compute_dtype).itemsize
+    matrices = {name: math.prod(x.shape) for name, x in params.items() if x.ndim > 1}
+    others = sum(math.prod(x.shape) for x in params.values() if x.ndim <= 1)
+    layers = adapted_layers(params, lora.targets) if lora else []
+    merged = {f"{path}.kernel" for path in layers}
+    adapter_count = adapter_numbers(params, layers, lora.rank) if lora else 0
+    trained = adapter_count if lora else sum(matrices.values()) + others
+    copied = matrices if stored != computed else {name: matrices[name] for name in merged}
+    return MemoryPlan(
+        weights=sum(matrices.values()) * stored
+        + (others + sum(math.prod(x.shape) for x in buffers.values())) * FLOAT32,
+        adapters=adapter_count * FLOAT32,
+        gradients=trained * FLOAT32,
+        optimizer=trained * ADAMW_MOMENTS * FLOAT32,
+        copies=sum(copied.values()) * computed,
+        activations=batch_size * activation_bytes(config, tokens, lora is not None, computed, remat),
+        workspace=batch_size * workspace_bytes(config, tokens),
+    )
+
+
+@functools.cache
+def shapes(config: WhisperConfig) -> tuple[Params, Params]:
+    """The model's parameters and buffers, the parameters as shapes alone."""
+    params, buffers, _ = functional(Whisper(config))
+    return params, buffers
+
+
+def adapter_numbers(params: Params, layers: list[str], rank: int) -> int:
+    """Numbers in the A and B of `layers`."""
+    return sum(rank * sum(params[f"{path}.kernel"].shape) for path in layers)
+
+
+def activation_bytes(config: WhisperConfig, tokens: int, is_lora: bool, computed: int, remat: bool) -> int:
+    """Bytes that one window's forward pass keeps, counted in what JAX saves for the backward pass of these layers.
+
+    Layer norms keep float32, the rest the compute type of `computed` bytes. Frozen matrices need no inputs kept.
+    """
+    s, d = config.max_source_positions, config.d_model
+    ffn = 3 if is_lora else 4  # of the exact GELU and what follows it
+    encoder_layer = s * (d * (6 * FLOAT32 + (5 if is_lora else 7) * computed) + ffn * config.encoder_ffn_dim * computed)
+    decoder_layer = tokens * (
+        d * (9 * FLOAT32 + (8 if is_lora else 11) * computed) + ffn * config.decoder_ffn_dim * computed
+    )
+    decoder_layer += 2 * s * d * computed  # keys and values of the encoder's positions
+    convolutions = 0 if is_lora else 12 * s * d * computed  # four arrays of 2 S frames, four of S
+    if remat:
+        inputs = (config.encoder_layers * s + config.decoder_layers * tokens) * d * computed
+        return convolutions + inputs + max(encoder_layer, decoder_layer)
+    return convolutions + config.encoder_layers * encoder_layer + config.decoder_layers * decoder_layer
+
+
+def workspace_bytes(config: WhisperConfig, tokens: int) -> int:
+    """Bytes of the float32 arrays of one window that live for one layer's time."""
+    scores = config.encoder_attention_heads * config.max_source_positions**2
+    return (SCORES_KEPT * scores + LOGITS_KEPT * tokens * config.vocab_size) * FLOAT32
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """Prints what fine-tuning a published Whisper needs of one device's memory, and which batch fits a card."""
+
+    model: str = "large-v3"
+    """Size of Whisper: tiny, base, small, medium, large-v3, large-v3-turbo, …"""
+    rank: int = 32
+    """LoRA's rank; 0: the whole model is trained."""
+    targets: tuple[str, ...] = Lora.targets
+    """LoRA's linear layers."""
+    card_gb: float = 16.0
+    """Memory of the card in 10⁹ bytes; a T4 has 16."""
+    batch_size: int = 1
+    """30 s windows on the device."""
+    remat: bool = False
+    """Layers keep their input alone and are computed again for the backward pass."""
+
+    def plan(self, batch_size: int) -> MemoryPlan:
+        """The plan for a batch size, in bfloat16 where that is possible."""
+        if self.model not in PUBLISHED:
+            raise UserError(f"--model {self.model}: there are {', '.join(PUBLISHED)}")
+        return memory_plan(
+            PUBLISHED[self.model],
+            lora=Lora(self.rank, targets=self.targets) if self.rank else None,
+            batch_size=batch_size,
+            weights_dtype="bfloat16" if self.rank else "float32",
+            compute_dtype="bfloat16",
+            remat=self.remat,
+        )
+
+
+def largest_batch(config: PlanConfig) -> int:
+    """Windows that the card holds; 0: none."""
+    one, two = config.plan(1), config.plan(2)
+    fixed, per_window = 2 * one.total - two.total, two.total - one.total
+    return max(0, int((config.card_gb * GIGABYTE * CARD_SHARE - fixed) // per_window))
+
+
+@command
+def main() -> None:
+    config = tyro.cli(PlanConfig)
+    jax.config.update("jax_platforms", "cpu")  # shapes alone: no reason to take a card
+    print(config.plan(config.batch_size).table())
+    print(f"largest batch on a card of {config.card_gb:g} GB: {largest_batch(config)} window(s)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The memory plan: counts are the model's own, and large-v3 with LoRA fits a T4 on paper."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from data.errors import UserError
+from jax_train.config import PUBLISHED, WhisperConfig
+from jax_train.lora import Lora, init, merged
+from jax_train.memory_plan import MemoryPlan, PlanConfig, largest_batch, memory_plan
+from jax_train.model import Whisper, functional
+
+LARGE_V3 = 1_543_490_560  # numbers in the published model.safetensors
+POSITIONS = 1500 * 1280  # of them the encoder's fixed positions
+TOKENS = 101  # a size that no other axis has
+
+
+def test_training_the_whole_of_large_v3_takes_16_bytes_a_number_before_any_activation():
+    plan = memory_plan(PUBLISHED["large-v3"], lora=None)
+    trained = LARGE_V3 - POSITIONS
+    assert plan.weights == LARGE_V3 * 4
+    assert (plan.gradients, plan.optimizer, plan.adapters, plan.copies) == (trained * 4, trained * 8, 0, 0)
+    assert not plan.fits(16)
+
+
+def test_lora_of_large_v3_fits_a_16_gb_t4():
+    """Rank 32 on queries and values: 96 attentions · 2 matrices · 32 · (1280 + 1280) numbers."""
+    config = PlanConfig()
+    plan = config.plan(1)
+    adapters = 96 * 2 * 32 * 2560
+    assert plan.adapters == plan.gradients == adapters * 4
+    assert plan.optimizer == adapters * 8
+    assert plan.copies == 96 * 2 * 1280 * 1280 * 2
+    assert LARGE_V3 * 2 < plan.weights < LARGE_V3 * 2.01  # bfloat16; vectors stay float32
+    assert plan.fits(config.card_gb)
+    assert largest_batch(config) >= 1
+    assert config.plan(largest_batch(config)).fits(config.card_gb)
+    assert not config.plan(largest_batch(config) + 1).fits(config.card_gb)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(4)])
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_activations_are_what_jax_keeps_for_the_backward_pass(lora, compute_dtype):
+    """5 %: the layer norms' statistics and the last norms are small and not in the plan."""
+    config = WhisperConfig(64, 6, 4, 4, 4, 192, 192, vocab_size=7)
+    params, buffers, build = functional(Whisper(config, jnp.dtype(compute_dtype), nnx.Rngs(0)))
+    trained, frozen = (init(params, 4, lora.targets, jax.random.key(0)), params) if lora else (params, {})
+
+    def kept(trained):
+        def summed(trained):
+            full = merged(frozen, trained, 1.0) if lora else trained
+            log_mel, tokens = jnp.zeros((1, 3000, 80)), jnp.zeros((1, TOKENS), jnp.int32)
+            return build(full, buffers)(log_mel, tokens).sum()
+
+        return jax.vjp(summed, trained)[1]
+
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own layer norm mixes types that strict promotion refuses
+        arrays = jax.tree.leaves(jax.eval_shape(kept, trained))
+    of_positions = [x for x in arrays if {1500, 3000, TOKENS} & set(x.shape) and 80 not in x.shape]
+    got = sum(x.size * x.dtype.itemsize for x in of_positions)
+    plan = memory_plan(config, lora=lora, tokens=TOKENS, compute_dtype=compute_dtype)
+    assert plan.activations == pytest.approx(got, rel=0.05)
+
+
+def test_activations_and_workspace_by_hand_for_tiny():
+    """d_model 384, 4 + 4 layers, feed-forward 1536, 1500 positions, 100 tokens, float32."""
+    plan = memory_plan(PUBLISHED["tiny"], lora=None, batch_size=3, tokens=100)
+    encoder = 4 * 1500 * (13 * 384 + 4 * 1536)
+    decoder = 4 * (100 * (20 * 384 + 4 * 1536) + 2 * 1500 * 384)
+    assert plan.activations == 3 * 4 * (12 * 1500 * 384 + encoder + decoder)
+    assert plan.workspace == 3 * 4 * (4 * 6 * 1500**2 + 3 * 100 * 51_865)
+    less = memory_plan(PUBLISHED["tiny"], lora=None, batch_size=3, tokens=100, remat=True)
+    assert less.activations < plan.activations / 2
+
+
+def test_the_table_ends_with_the_total():
+    plan = MemoryPlan(1, 2, 3, 4, 5, 6, 3_000_000_000)
+    assert plan.total == 3_000_000_021
+    assert plan.table().splitlines()[-1] == "total            3.00 GB"
+
+
+def test_a_wrong_setting_is_said():
+    with pytest.raises(UserError, match="--model huge: there are tiny, base"):
+        PlanConfig(model="huge").plan(1)
+    with pytest.raises(UserError, match="only frozen ones"):
+        memory_plan(PUBLISHED["tiny"], lora=None, weights_dtype="bfloat16")
+    with pytest.raises(UserError, match="matches no linear layer"):
+        memory_plan(PUBLISHED["tiny"], lora=Lora(targets=("query",)))
