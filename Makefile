@@ -35,7 +35,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train evaluate export transcribe serve test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate export transcribe serve test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -65,6 +65,9 @@ preview: $(READY)  ## SOURCE [MODEL SPLIT RECIPE SHARDS] → preview.html: clips
 train: $(READY)  ## SHARDS, MODEL → RUN: fine-tune; run again to continue
 	@$(BIN)/python -m jax_train.train --shards $(SHARDS) --model $(TRAIN_MODEL) --run $(RUN_DIR) \
 	  --split $(or $(SPLIT),train) $(ARGS)
+
+curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
+	@$(BIN)/python -m jax_train.curves --run $(RUN_DIR) $(ARGS)
 
 evaluate: $(READY)  ## MODEL or RUN, SHARDS → word and character error rates on SPLIT=test
 	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(SHARDS) --split $(or $(SPLIT),test) $(ARGS)

@@ -88,7 +88,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "bench-eight_bits": "--limit 1",
     }
     commands = [command for command in shown_commands() if command not in BY_OTHERS]
-    assert len(commands) == 16
+    assert len(commands) == 17
     for command in commands:
         for shown, real in instead.items():
             command = command.replace(shown, str(real))
