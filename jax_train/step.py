@@ -17,7 +17,6 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jax_train.config import TrainConfig
 from jax_train.model import Params, Whisper
 from jax_train.windows import IGNORE, Window
 
@@ -57,32 +56,6 @@ def token_loss(logits_BLV: Float[Array, "B L V"], labels_BL: Int[Array, "B L"]) 
     keep_BL = labels_BL != IGNORE
     nats_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, jnp.where(keep_BL, labels_BL, 0))
     return jnp.where(keep_BL, nats_BL, 0.0).sum(), keep_BL.sum(dtype=jnp.int32)
-
-
-def learning_rate_schedule(config: TrainConfig, peak: float, steps: int) -> optax.Schedule:
-    """Linear warm-up over `config.warmup` of the steps, then the chosen decay, which ends at 0 after the last."""
-    warmup = round(config.warmup * steps)
-    rest = max(1, steps - warmup)
-    after: dict[str, optax.Schedule] = {
-        "linear": optax.linear_schedule(peak, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(peak, rest),
-        "constant": optax.constant_schedule(peak),
-    }
-    # The first step would be lost at rate 0, so the warm-up is shifted by one.
-    rise = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
-    return optax.join_schedules([rise, after[config.schedule]], [warmup])
-
-
-def make_optimizer(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; weight decay spares biases and layer norms, as Hugging Face's Trainer."""
-
-    def decayed(params: Params) -> dict[str, bool]:
-        return {name: name.endswith((".kernel", ".embedding")) for name in params}
-
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decayed),
-    )
 
 
 def apply(optimizer: optax.GradientTransformation, grads: Params, state: TrainState) -> tuple[Params, optax.OptState]:

@@ -26,16 +26,10 @@ from jax_train import batches as data_batches
 from jax_train.checkpoints import Checkpoints, copy_small_files
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
 from jax_train.model import Params, Whisper, functional
+from jax_train.optimizer import learning_rate_schedule, make_optimizer
 from jax_train.pretrained import model_folder
 from jax_train.runlog import SUMMARY, RunLog, write_json
-from jax_train.step import (
-    TrainState,
-    data_mesh,
-    learning_rate_schedule,
-    make_optimizer,
-    make_train_step,
-    replicate,
-)
+from jax_train.step import TrainState, data_mesh, make_train_step, replicate
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
 
@@ -68,7 +62,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     model = load_model(folder, jnp.dtype(config.compute_dtype))
 
     # 4. Optimizer and step
-    peak = config.learning_rate or learning_rate_for(model.config)
+    peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
     schedule = learning_rate_schedule(config, peak, plan.steps)
     optimizer = make_optimizer(config, schedule)
     state, build = initial_state(model, optimizer, mesh)
@@ -130,7 +124,7 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
     settings["architecture"] = json.loads((folder / "config.json").read_text())["d_model"]
     path = config.run / "config.json"
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = _defaults() | json.loads(path.read_text())  # a setting the run did not know yet had its default
         names = sorted((before.keys() | settings.keys()) - MAY_CHANGE)
         changed = [
             f"{name} {before.get(name)} → {settings.get(name)}"
@@ -144,6 +138,12 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
         return
     copy_small_files(folder, config.run / "model")
     write_json(path, settings)
+
+
+def _defaults() -> dict[str, Any]:
+    fields = dataclasses.fields(TrainConfig)
+    values = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return json.loads(json.dumps(values))
 
 
 @command

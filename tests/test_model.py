@@ -13,7 +13,8 @@ from data.errors import UserError
 from jax_train.attention import attend
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig
 from jax_train.model import Whisper, functional, jitted
-from jax_train.step import TrainState, apply, data_mesh, make_optimizer, make_train_step, replicate, token_loss
+from jax_train.optimizer import make_optimizer
+from jax_train.step import TrainState, apply, data_mesh, make_train_step, replicate, token_loss
 from jax_train.weights import load_model, read_safetensors, to_torch_layout, torch_name
 from tests.torch_reference import load_torch, random_tokens, small_model_dir, speech_features, torch_loss
 
