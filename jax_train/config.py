@@ -143,6 +143,14 @@ class TrainConfig:
     """AdamW's decay of the gradient's square, OpenAI's own for Whisper; Lion's decay of the momentum."""
     muon_momentum: float = 0.95
     """Muon's decay of the momentum."""
+    gradient_accumulation_steps: int = 1
+    """Parts in which each device takes its share of the batch, one after the other: less memory, the same step."""
+    label_smoothing: float = 0.0
+    """Share of each label's weight that is spread evenly over the vocabulary."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that are not trained, by patterns of their PyTorch names: "model.encoder.*" "*.fc1.bias"."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the parameters, which evaluation and export then use; 0: none."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products; parameters and optimizer stay float32."""
     seed: int = 0
@@ -168,6 +176,9 @@ class TrainConfig:
             ("beta1", self.beta1, 0 <= self.beta1 < 1),
             ("beta2", self.beta2, 0 <= self.beta2 < 1),
             ("muon-momentum", self.muon_momentum, 0 <= self.muon_momentum < 1),
+            ("gradient-accumulation-steps", self.gradient_accumulation_steps, self.gradient_accumulation_steps > 0),
+            ("label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1),
+            ("ema-decay", self.ema_decay, 0 <= self.ema_decay < 1),
             ("save-steps", self.save_steps, self.save_steps > 0),
             ("keep", self.keep, self.keep > 0),
             ("log-steps", self.log_steps, self.log_steps > 0),

@@ -172,7 +172,7 @@ def test_the_step_on_eight_devices_gives_the_parameters_of_one(tmp_path):
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = data_mesh(devices)
         params, buffers, build = functional(model)
-        step = make_train_step(build, optimizer, mesh)
+        step = make_train_step(build, optimizer, mesh, config)
         state = replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
         losses = []
         for seed in range(3):
