@@ -147,6 +147,12 @@ class TrainConfig:
     """Parts in which each device takes its share of the batch, one after the other: less memory, the same step."""
     label_smoothing: float = 0.0
     """Share of each label's weight that is spread evenly over the vocabulary."""
+    dropout: float = 0.0
+    """Share of hidden states set to 0 in training: embeddings, and what attention and feed-forward add."""
+    activation_dropout: float = 0.0
+    """The same inside each feed-forward."""
+    attention_dropout: float = 0.0
+    """The same of attention probabilities; slower, as no fused attention does it."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, by patterns of their PyTorch names: "model.encoder.*" "*.fc1.bias"."""
     ema_decay: float = 0.0
@@ -178,6 +184,9 @@ class TrainConfig:
             ("muon-momentum", self.muon_momentum, 0 <= self.muon_momentum < 1),
             ("gradient-accumulation-steps", self.gradient_accumulation_steps, self.gradient_accumulation_steps > 0),
             ("label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1),
+            ("dropout", self.dropout, 0 <= self.dropout < 1),
+            ("activation-dropout", self.activation_dropout, 0 <= self.activation_dropout < 1),
+            ("attention-dropout", self.attention_dropout, 0 <= self.attention_dropout < 1),
             ("ema-decay", self.ema_decay, 0 <= self.ema_decay < 1),
             ("save-steps", self.save_steps, self.save_steps > 0),
             ("keep", self.keep, self.keep > 0),

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jax_train.config import TrainConfig
+from jax_train.dropout import Dropout
 from jax_train.model import Params, Whisper
 from jax_train.optimizer import trained
 from jax_train.windows import IGNORE, Window
@@ -109,12 +110,17 @@ def make_train_step(
 ) -> Callable[[TrainState, Window], tuple[TrainState, Metrics]]:
     """The compiled step over `mesh`; it consumes the state it is given."""
 
-    def gradients(own: Params, state: TrainState, batch: Window) -> Summed:
+    drops = config.dropout or config.activation_dropout or config.attention_dropout
+
+    def gradients(own: Params, state: TrainState, part: tuple[Window, Array]) -> Summed:
         """Of the parameters in `own`; those that are not there are frozen, and cost no backward pass."""
+
+        batch, number = part
+        dropout = Dropout(config, part_key(config, state.step, number)) if drops else None
 
         def summed_loss(own: Params) -> tuple[Array, Array]:
             log_mel_BFM = restore(batch.log_mel_q_FM, batch.log_mel_max_F)
-            logits_BLV = build(state.params | own, state.buffers)(log_mel_BFM, batch.tokens_L)
+            logits_BLV = build(state.params | own, state.buffers)(log_mel_BFM, batch.tokens_L, dropout)
             return token_loss(logits_BLV, batch.labels_L, config.label_smoothing)
 
         (nats, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(own)
@@ -136,11 +142,19 @@ def make_train_step(
     return jax.jit(sharded, donate_argnums=0)
 
 
-def in_parts(sums: Callable[[Window], Summed], batch: Window, parts: int) -> Summed:
+def part_key(config: TrainConfig, step: Array, part: Array) -> PRNGKeyArray:
+    """Dropout's key for a device's part of a step."""
+    key = jax.random.key(config.seed)
+    for number in (step, jax.lax.axis_index("data"), part):
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def in_parts(sums: Callable[[tuple[Window, Array]], Summed], batch: Window, parts: int) -> Summed:
     """The sums of a device's windows, added up over equal parts of them, so that one part's activations exist."""
     if parts == 1:
-        return sums(batch)
-    split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
+        return sums((batch, jnp.zeros((), jnp.int32)))
+    split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch), jnp.arange(parts)
     shapes = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], split))
     zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
     own = jax.lax.pcast(zeros, "data", to="varying")
