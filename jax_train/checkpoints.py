@@ -6,6 +6,7 @@ export need beside the parameters.
 """
 
 import base64
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from jax.typing import DTypeLike
 
 from data.errors import UserError
 from jax_train.config import WhisperConfig
-from jax_train.model import Whisper, functional
+from jax_train.model import Params, Whisper, functional
+from jax_train.optimizer import trained
 from jax_train.step import TrainState
 
 SMALL_FILES = ("*.json", "*.txt")
@@ -46,16 +48,20 @@ class Checkpoints:
     def save(self, state: TrainState, data_state: bytes | dict[str, Any]) -> None:
         """Start writing the state under its step; the files are under their final name only when complete."""
         data = {"bytes": base64.b64encode(data_state).decode()} if isinstance(data_state, bytes) else data_state
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), data=ocp.args.JsonSave(data))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_as_saved(state)), data=ocp.args.JsonSave(data))
         self._manager.save(int(state.step), args=args)
 
     def restore(self, like: TrainState) -> tuple[TrainState, bytes | dict[str, Any]]:
         """The newest checkpoint in the shapes and shardings of `like`, and the data iterator's state."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_saved(like))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
         found = self._manager.restore(self.latest(), args=args)
         data = found.data
         return TrainState(**found.state), base64.b64decode(data["bytes"]) if "bytes" in data else data
+
+
+def _as_saved(state: TrainState) -> dict[str, Any]:
+    return {name: value for name, value in state._asdict().items() if value is not None}
 
 
 def copy_small_files(source: Path, target: Path) -> None:
@@ -76,7 +82,10 @@ def run_model_folder(run: Path) -> Path:
 
 
 def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
-    """The newest checkpoint's model, computing in `dtype`, and its step."""
+    """The newest checkpoint's model, computing in `dtype`, and its step.
+
+    Of a run that keeps a moving average of its parameters, the model has the average.
+    """
     config = WhisperConfig.from_folder(run_model_folder(run))
     params, buffers, build = functional(Whisper(config, dtype))
     folder = (run / "checkpoints").absolute()
@@ -86,10 +95,21 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
-        {"params": params, "buffers": buffers},
+        _wanted(run, params) | {"buffers": buffers},
     )
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         args = ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True)
         found = checkpointer.restore(folder / str(max(steps)) / "state", args=args)
-    return build(found["params"], found["buffers"]), max(steps)
+    return build(found.get("params", {}) | found.get("ema", {}), found["buffers"]), max(steps)
+
+
+def _wanted(run: Path, params: Params) -> dict[str, Params]:
+    """The parameters by the part of a checkpoint that evaluation takes them from: `ema` those that it averages."""
+    path = run / "config.json"
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    if not settings.get("ema_decay"):
+        return {"params": params}
+    own = trained(params, tuple(settings["freeze"]))
+    frozen = {name: value for name, value in params.items() if name not in own}
+    return {"ema": own} | ({"params": frozen} if frozen else {})

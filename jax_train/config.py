@@ -83,8 +83,14 @@ LEARNING_RATES = {
 """Peak learning rates the field fine-tunes with: OpenAI's own training rates / 40."""
 
 
-def learning_rate_for(config: WhisperConfig) -> float:
-    """The field's peak learning rate for an architecture; raises `UserError` for one that was never published."""
+def learning_rate_for(config: WhisperConfig, optimizer: str = "adamw") -> float:
+    """The field's peak learning rate for an architecture; raises `UserError` where there is none.
+
+    Muon's updates are scaled to AdamW's, so its rate is too; Lion's is some 3 to 10 times smaller, Adafactor's is
+    relative to the parameters' size.
+    """
+    if optimizer not in ("adamw", "muon"):
+        raise UserError(f"no usual learning rate for {optimizer}: give --learning-rate")
     for name, published in PUBLISHED.items():
         if (published.d_model, published.decoder_layers) == (config.d_model, config.decoder_layers):
             return LEARNING_RATES[name]
@@ -128,14 +134,34 @@ class TrainConfig:
     """Share of the steps over which the learning rate rises linearly from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up: decay to 0, or none."""
+    optimizer: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
+    """adafactor: little memory, rate relative to the parameters; lion: half AdamW's memory, wants a smaller rate;
+    muon: for the layers' matrices, with AdamW for the rest."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, on matrices only (never on biases and layer norms)."""
+    """Decoupled weight decay, times the learning rate; on matrices, convolutions and embeddings, never on biases and
+    layer norms."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
+    """Gradients are scaled down to this global norm; 0: never."""
     beta1: float = 0.9
-    """AdamW's decay of the gradient's mean."""
+    """AdamW's decay of the gradient's mean; in Lion the momentum's share of the update."""
     beta2: float = 0.98
-    """AdamW's decay of the gradient's square: OpenAI's own for Whisper."""
+    """AdamW's decay of the gradient's square, OpenAI's own for Whisper; Lion's decay of the momentum."""
+    muon_momentum: float = 0.95
+    """Muon's decay of the momentum."""
+    gradient_accumulation_steps: int = 1
+    """Parts in which each device takes its share of the batch, one after the other: less memory, the same step."""
+    label_smoothing: float = 0.0
+    """Share of each label's weight that is spread evenly over the vocabulary."""
+    dropout: float = 0.0
+    """Share of hidden states set to 0 in training: embeddings, and what attention and feed-forward add."""
+    activation_dropout: float = 0.0
+    """The same inside each feed-forward."""
+    attention_dropout: float = 0.0
+    """The same of attention probabilities; slower, as no fused attention does it."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that are not trained, by patterns of their PyTorch names: "model.encoder.*" "*.fc1.bias"."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the parameters, which evaluation and export then use; 0: none."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products; parameters and optimizer stay float32."""
     seed: int = 0
@@ -159,7 +185,17 @@ class TrainConfig:
             ("single", self.single, 0 <= self.single <= 1),
             ("learning-rate", self.learning_rate, self.learning_rate >= 0),
             ("warmup", self.warmup, 0 <= self.warmup <= 1),
-            ("max-grad-norm", self.max_grad_norm, self.max_grad_norm > 0),
+            ("weight-decay", self.weight_decay, self.weight_decay >= 0),
+            ("max-grad-norm", self.max_grad_norm, self.max_grad_norm >= 0),
+            ("beta1", self.beta1, 0 <= self.beta1 < 1),
+            ("beta2", self.beta2, 0 <= self.beta2 < 1),
+            ("muon-momentum", self.muon_momentum, 0 <= self.muon_momentum < 1),
+            ("gradient-accumulation-steps", self.gradient_accumulation_steps, self.gradient_accumulation_steps > 0),
+            ("label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1),
+            ("dropout", self.dropout, 0 <= self.dropout < 1),
+            ("activation-dropout", self.activation_dropout, 0 <= self.activation_dropout < 1),
+            ("attention-dropout", self.attention_dropout, 0 <= self.attention_dropout < 1),
+            ("ema-decay", self.ema_decay, 0 <= self.ema_decay < 1),
             ("workers", self.workers, self.workers >= 0),
             ("save-steps", self.save_steps, self.save_steps > 0),
             ("keep", self.keep, self.keep > 0),

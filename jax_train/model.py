@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_train.attention import attend
 from jax_train.config import WhisperConfig
+from jax_train.dropout import Dropout
 
 KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which Whisper was trained with
@@ -106,10 +107,15 @@ class Attention(nnx.Module):
         return self.out_proj(heads_BLHK.reshape(*heads_BLHK.shape[:2], -1))
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], source_BSD: Float[Array, "B S D"], is_causal: bool = False
+        self,
+        x_BLD: Float[Array, "B L D"],
+        source_BSD: Float[Array, "B S D"],
+        is_causal: bool = False,
+        dropout: Dropout | None = None,
     ) -> Float[Array, "B L D"]:
         """Attention of `x` to `source`."""
-        return self.output(attend(self.queries(x_BLD), *self.keys_values(source_BSD), is_causal))
+        by_head = dropout.attention if dropout and dropout.attends else attend
+        return _hidden(self.output(by_head(self.queries(x_BLD), *self.keys_values(source_BSD), is_causal)), dropout)
 
     def _split(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H K"]:
         return x_BLD.reshape(*x_BLD.shape[:2], self.heads, -1)
@@ -125,11 +131,11 @@ class EncoderLayer(nnx.Module):
         self.fc2 = build.linear(config.encoder_ffn_dim, config.d_model)
         self.final_layer_norm = build.norm(config.d_model)
 
-    def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    def __call__(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
         """The stream after this layer."""
         normed_BSD = self.self_attn_layer_norm(x_BSD)
-        x_BSD = x_BSD + self.self_attn(normed_BSD, normed_BSD)
-        return x_BSD + self.fc2(_gelu(self.fc1(self.final_layer_norm(x_BSD))))
+        x_BSD = x_BSD + self.self_attn(normed_BSD, normed_BSD, dropout=dropout)
+        return _feed_forward(self, x_BSD, dropout)
 
 
 class DecoderLayer(nnx.Module):
@@ -144,16 +150,18 @@ class DecoderLayer(nnx.Module):
         self.fc2 = build.linear(config.decoder_ffn_dim, config.d_model)
         self.final_layer_norm = build.norm(config.d_model)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
+    ) -> Float[Array, "B L D"]:
         """The stream after this layer, given the encoder's hidden states."""
         normed_BLD = self.self_attn_layer_norm(x_BLD)
-        x_BLD = x_BLD + self.self_attn(normed_BLD, normed_BLD, is_causal=True)
-        x_BLD = x_BLD + self.encoder_attn(self.encoder_attn_layer_norm(x_BLD), hidden_BSD)
-        return self.feed_forward(x_BLD)
+        x_BLD = x_BLD + self.self_attn(normed_BLD, normed_BLD, is_causal=True, dropout=dropout)
+        x_BLD = x_BLD + self.encoder_attn(self.encoder_attn_layer_norm(x_BLD), hidden_BSD, dropout=dropout)
+        return self.feed_forward(x_BLD, dropout)
 
-    def feed_forward(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def feed_forward(self, x_BLD: Float[Array, "B L D"], dropout: Dropout | None = None) -> Float[Array, "B L D"]:
         """The layer's last third."""
-        return x_BLD + self.fc2(_gelu(self.fc1(self.final_layer_norm(x_BLD))))
+        return _feed_forward(self, x_BLD, dropout)
 
 
 class SinusoidPositions(nnx.Module):
@@ -174,13 +182,13 @@ class Encoder(nnx.Module):
         self.layers = nnx.List([EncoderLayer(config, build) for _ in range(config.encoder_layers)])
         self.layer_norm = build.norm(config.d_model)
 
-    def __call__(self, log_mel_BFM: Float[Array, "B F M"]) -> Float[Array, "B S D"]:
+    def __call__(self, log_mel_BFM: Float[Array, "B F M"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
         """Hidden states of log-mel windows; F is at most 3000, S is F / 2."""
         x_BSD = _gelu(self.conv2(_gelu(self.conv1(log_mel_BFM))))
         positions_SD = self.embed_positions.embedding[...]
-        x_BSD = x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype)
+        x_BSD = _hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout)
         for layer in self.layers:
-            x_BSD = layer(x_BSD)
+            x_BSD = layer(x_BSD, dropout)
         return self.layer_norm(x_BSD)
 
 
@@ -197,11 +205,13 @@ class Decoder(nnx.Module):
         """Token plus position embeddings; the first token stands at position `first`."""
         return self.embed_tokens(tokens_BL) + self.embed_positions(first + jnp.arange(tokens_BL.shape[1]))[None]
 
-    def __call__(self, tokens_BL: Int[Array, "B L"], hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B L D"]:
+    def __call__(
+        self, tokens_BL: Int[Array, "B L"], hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
+    ) -> Float[Array, "B L D"]:
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
-        x_BLD = self.embed(tokens_BL)
+        x_BLD = _hidden(self.embed(tokens_BL), dropout)
         for layer in self.layers:
-            x_BLD = layer(x_BLD, hidden_BSD)
+            x_BLD = layer(x_BLD, hidden_BSD, dropout)
         return self.layer_norm(x_BLD)
 
     def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
@@ -221,13 +231,24 @@ class Whisper(nnx.Module):
         self.encoder = Encoder(config, build)
         self.decoder = Decoder(config, build)
 
-    def __call__(self, log_mel_BFM: Float[Array, "B F M"], tokens_BL: Int[Array, "B L"]) -> Float[Array, "B L V"]:
-        """Float32 logits of the token after each of `tokens_BL`."""
-        return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM)))
+    def __call__(
+        self, log_mel_BFM: Float[Array, "B F M"], tokens_BL: Int[Array, "B L"], dropout: Dropout | None = None
+    ) -> Float[Array, "B L V"]:
+        """Float32 logits of the token after each of `tokens_BL`; with `dropout` in training alone."""
+        return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM, dropout), dropout))
 
 
 def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
+
+
+def _hidden(x: Array, dropout: Dropout | None) -> Array:
+    return dropout.hidden(x) if dropout else x
+
+
+def _feed_forward(layer: EncoderLayer | DecoderLayer, x: Array, dropout: Dropout | None) -> Array:
+    inner = _gelu(layer.fc1(layer.final_layer_norm(x)))
+    return x + _hidden(layer.fc2(dropout.activation(inner) if dropout else inner), dropout)
 
 
 Params = dict[str, Array]

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jax_train.config import TrainConfig
+from jax_train.dropout import Dropout
 from jax_train.model import Params, Whisper
+from jax_train.optimizer import trained
 from jax_train.windows import IGNORE, Window
 
 ZERO_FLOOR = -1.5  # log-mel of silence: log10(1e-10) in Whisper's units
@@ -32,17 +34,27 @@ class TrainState(NamedTuple):
     buffers: Params
     opt_state: optax.OptState
     step: Int[Array, ""]
+    ema: Params | None = None
+    """Moving average of the trained parameters, if the run keeps one."""
 
 
 class Metrics(NamedTuple):
     """Scalars of one step, over all devices."""
 
     loss: Float[Array, ""]
-    """Nats per label token."""
+    """Nats per label token, with label smoothing if the run has it."""
     tokens: Int[Array, ""]
     """Label tokens."""
     grad_norm: Float[Array, ""]
     """Global norm before clipping."""
+
+
+class Summed(NamedTuple):
+    """Sums over windows, which add up over parts and devices as means would not."""
+
+    nats: Float[Array, ""]
+    tokens: Int[Array, ""]
+    grads: Params
 
 
 def restore(log_mel_q_BFM: Array, log_mel_max_BF: Array) -> Float[Array, "B F M"]:
@@ -52,44 +64,35 @@ def restore(log_mel_q_BFM: Array, log_mel_max_BF: Array) -> Float[Array, "B F M"
     return jnp.maximum(log_mel_q_BFM.astype(jnp.float32) / STEPS_PER_UNIT + (max_BF1 - 2.0), floor_B11)
 
 
-def token_loss(logits_BLV: Float[Array, "B L V"], labels_BL: Int[Array, "B L"]) -> tuple[Array, Array]:
-    """Summed cross-entropy in nats, and the number of label tokens it covers."""
+def token_loss(
+    logits_BLV: Float[Array, "B L V"], labels_BL: Int[Array, "B L"], label_smoothing: float = 0.0
+) -> tuple[Array, Array]:
+    """Summed cross-entropy in nats, and the number of label tokens it covers.
+
+    With `label_smoothing`, that share of a label's weight is spread evenly over the vocabulary (arXiv 1512.00567).
+    """
     keep_BL = labels_BL != IGNORE
     nats_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, jnp.where(keep_BL, labels_BL, 0))
+    if label_smoothing:
+        spread_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - logits_BLV.mean(-1)
+        nats_BL = (1 - label_smoothing) * nats_BL + label_smoothing * spread_BL
     return jnp.where(keep_BL, nats_BL, 0.0).sum(), keep_BL.sum(dtype=jnp.int32)
 
 
-def learning_rate_schedule(config: TrainConfig, peak: float, steps: int) -> optax.Schedule:
-    """Linear warm-up over `config.warmup` of the steps, then the chosen decay, which ends at 0 after the last."""
-    warmup = round(config.warmup * steps)
-    rest = max(1, steps - warmup)
-    after: dict[str, optax.Schedule] = {
-        "linear": optax.linear_schedule(peak, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(peak, rest),
-        "constant": optax.constant_schedule(peak),
-    }
-    # The first step would be lost at rate 0, so the warm-up is shifted by one.
-    rise = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
-    return optax.join_schedules([rise, after[config.schedule]], [warmup])
-
-
-def make_optimizer(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; weight decay spares biases and layer norms, as Hugging Face's Trainer."""
-
-    def decayed(params: Params) -> dict[str, bool]:
-        return {name: name.endswith((".kernel", ".embedding")) for name in params}
-
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decayed),
-    )
-
-
 def apply(optimizer: optax.GradientTransformation, grads: Params, state: TrainState) -> tuple[Params, optax.OptState]:
-    """Parameters and optimizer state after one update. Optax itself mixes types that strict promotion refuses."""
+    """Parameters and optimizer state after one update; a parameter without gradient stays as it is.
+
+    Optax itself mixes types that strict promotion refuses.
+    """
+    before = {name: state.params[name] for name in grads}
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return optax.apply_updates(state.params, updates), opt_state
+        updates, opt_state = optimizer.update(grads, state.opt_state, before)
+    return state.params | optax.apply_updates(before, updates), opt_state
+
+
+def averaged(ema: Params | None, params: Params, decay: float) -> Params | None:
+    """The moving average after one more step."""
+    return ema and {name: decay * value + (1 - decay) * params[name] for name, value in ema.items()}
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -103,24 +106,56 @@ def replicate(state: TrainState, mesh: Mesh) -> TrainState:
 
 
 def make_train_step(
-    build: Callable[[Params, Params], Whisper], optimizer: optax.GradientTransformation, mesh: Mesh
+    build: Callable[[Params, Params], Whisper], optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> Callable[[TrainState, Window], tuple[TrainState, Metrics]]:
     """The compiled step over `mesh`; it consumes the state it is given."""
 
-    def summed_loss(params: Params, buffers: Params, batch: Window) -> tuple[Array, Array]:
-        log_mel_BFM = restore(batch.log_mel_q_FM, batch.log_mel_max_F)
-        return token_loss(build(params, buffers)(log_mel_BFM, batch.tokens_L), batch.labels_L)
+    drops = config.dropout or config.activation_dropout or config.attention_dropout
+
+    def gradients(own: Params, state: TrainState, part: tuple[Window, Array]) -> Summed:
+        """Of the parameters in `own`; those that are not there are frozen, and cost no backward pass."""
+
+        batch, number = part
+        dropout = Dropout(config, part_key(config, state.step, number)) if drops else None
+
+        def summed_loss(own: Params) -> tuple[Array, Array]:
+            log_mel_BFM = restore(batch.log_mel_q_FM, batch.log_mel_max_F)
+            logits_BLV = build(state.params | own, state.buffers)(log_mel_BFM, batch.tokens_L, dropout)
+            return token_loss(logits_BLV, batch.labels_L, config.label_smoothing)
+
+        (nats, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(own)
+        return Summed(nats, tokens, grads)
 
     def step(state: TrainState, batch: Window) -> tuple[TrainState, Metrics]:
-        own = jax.lax.pcast(state.params, "data", to="varying")
-        (nats, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(own, state.buffers, batch)
-        nats, tokens, grads = jax.lax.psum((nats, tokens, grads), "data")
+        own = jax.lax.pcast(trained(state.params, config.freeze), "data", to="varying")
+        sums = in_parts(lambda part: gradients(own, state, part), batch, config.gradient_accumulation_steps)
+        nats, tokens, grads = jax.lax.psum(sums, "data")
         count = jnp.maximum(tokens, 1).astype(jnp.float32)
         grads = jax.tree.map(lambda grad: grad / count, grads)
         params, opt_state = apply(optimizer, grads, state)
         metrics = Metrics(nats / count, tokens, optax.tree.norm(grads))
-        return TrainState(params, state.buffers, opt_state, state.step + 1), metrics
+        ema = averaged(state.ema, params, config.ema_decay)
+        return TrainState(params, state.buffers, opt_state, state.step + 1, ema), metrics
 
     whole, split = PartitionSpec(), PartitionSpec("data")
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=(whole, whole))
     return jax.jit(sharded, donate_argnums=0)
+
+
+def part_key(config: TrainConfig, step: Array, part: Array) -> PRNGKeyArray:
+    """Dropout's key for a device's part of a step."""
+    key = jax.random.key(config.seed)
+    for number in (step, jax.lax.axis_index("data"), part):
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def in_parts(sums: Callable[[tuple[Window, Array]], Summed], batch: Window, parts: int) -> Summed:
+    """The sums of a device's windows, added up over equal parts of them, so that one part's activations exist."""
+    if parts == 1:
+        return sums((batch, jnp.zeros((), jnp.int32)))
+    split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch), jnp.arange(parts)
+    shapes = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], split))
+    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+    own = jax.lax.pcast(zeros, "data", to="varying")
+    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, sums(part)), None), own, split)[0]

@@ -26,16 +26,10 @@ from jax_train import batches as data_batches
 from jax_train.checkpoints import Checkpoints, copy_small_files
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
 from jax_train.model import Params, Whisper, functional
+from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
 from jax_train.pretrained import model_folder
 from jax_train.runlog import SUMMARY, RunLog, write_json
-from jax_train.step import (
-    TrainState,
-    data_mesh,
-    learning_rate_schedule,
-    make_optimizer,
-    make_train_step,
-    replicate,
-)
+from jax_train.step import TrainState, data_mesh, make_train_step, replicate
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
 
@@ -49,6 +43,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     mesh = data_mesh()
     if config.batch_size % mesh.size:
         raise UserError(f"--batch-size {config.batch_size} does not divide by {mesh.size} devices")
+    share, parts = config.batch_size // mesh.size, config.gradient_accumulation_steps
+    if share % parts:
+        raise UserError(f"--gradient-accumulation-steps {parts} does not divide a device's {share} windows of a step")
 
     # 2. Data
     shards = Shards.open(config.shards, config.split)
@@ -68,12 +65,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     model = load_model(folder, jnp.dtype(config.compute_dtype))
 
     # 4. Optimizer and step
-    peak = config.learning_rate or learning_rate_for(model.config)
+    peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
     schedule = learning_rate_schedule(config, peak, plan.steps)
     optimizer = make_optimizer(config, schedule)
-    state, build = initial_state(model, optimizer, mesh)
+    state, build = initial_state(model, optimizer, mesh, config)
     del model  # its arrays live on in the state alone
-    train_step = make_train_step(build, optimizer, mesh)
+    train_step = make_train_step(build, optimizer, mesh, config)
 
     # 5. Restore
     prepare_run(config, folder, shards)
@@ -106,11 +103,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def initial_state(
-    model: Whisper, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: Whisper, optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> tuple[TrainState, Callable[[Params, Params], Whisper]]:
     """The state before the first step, on every device, and what builds the model from its arrays."""
     params, buffers, build = functional(model)
-    return replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh), build
+    own = trained(params, config.freeze)
+    ema = jax.tree.map(jnp.copy, own) if config.ema_decay else None  # a step cannot consume the same array twice
+    state = TrainState(params, buffers, optimizer.init(own), jnp.zeros((), jnp.int32), ema)
+    return replicate(state, mesh), build
 
 
 def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> None:
@@ -130,7 +130,7 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
     settings["architecture"] = json.loads((folder / "config.json").read_text())["d_model"]
     path = config.run / "config.json"
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = _defaults() | json.loads(path.read_text())  # a setting the run did not know yet had its default
         names = sorted((before.keys() | settings.keys()) - MAY_CHANGE)
         changed = [
             f"{name} {before.get(name)} → {settings.get(name)}"
@@ -144,6 +144,12 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
         return
     copy_small_files(folder, config.run / "model")
     write_json(path, settings)
+
+
+def _defaults() -> dict[str, Any]:
+    fields = dataclasses.fields(TrainConfig)
+    values = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return json.loads(json.dumps(values))
 
 
 @command

@@ -1,6 +1,7 @@
 """LoRA: gradients equal PyTorch's, a fresh adapter changes nothing, merging is what the step computed."""
 
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from data.errors import UserError
+from jax_train.config import TrainConfig
 from jax_train.lora import Lora, adapted, init, merge, merged, summary
 from jax_train.model import functional
 from jax_train.step import TrainState, data_mesh, make_train_step, replicate, token_loss
@@ -142,7 +144,9 @@ def test_a_step_trains_the_adapters_alone_on_every_device(model_dir):
     window = Window(
         rng.integers(0, 256, (8, 3000, 80)).astype(np.uint8), np.full((8, 3000), 0.5, np.float32), tokens, labels
     )
-    state, metrics = make_train_step(build, optimizer, mesh)(replicate(state, mesh), window)
+    state, metrics = make_train_step(build, optimizer, mesh, TrainConfig(Path(), Path()))(
+        replicate(state, mesh), window
+    )
     assert np.isfinite(float(metrics.loss))
     for name, value in state.buffers.items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)

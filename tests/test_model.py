@@ -13,7 +13,8 @@ from data.errors import UserError
 from jax_train.attention import attend
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig
 from jax_train.model import Whisper, functional, jitted
-from jax_train.step import TrainState, apply, data_mesh, make_optimizer, make_train_step, replicate, token_loss
+from jax_train.optimizer import make_optimizer
+from jax_train.step import TrainState, apply, data_mesh, make_train_step, replicate, token_loss
 from jax_train.weights import load_model, read_safetensors, to_torch_layout, torch_name
 from tests.torch_reference import load_torch, random_tokens, small_model_dir, speech_features, torch_loss
 
@@ -171,7 +172,7 @@ def test_the_step_on_eight_devices_gives_the_parameters_of_one(tmp_path):
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = data_mesh(devices)
         params, buffers, build = functional(model)
-        step = make_train_step(build, optimizer, mesh)
+        step = make_train_step(build, optimizer, mesh, config)
         state = replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
         losses = []
         for seed in range(3):
