@@ -25,11 +25,15 @@ from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
 from jax_train.checkpoints import Checkpoints, copy_small_files
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
+from jax_train.lora import adapted
+from jax_train.lora import summary as lora_summary
+from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
 from jax_train.pretrained import model_folder
 from jax_train.runlog import SUMMARY, RunLog, write_json
-from jax_train.step import TrainState, data_mesh, make_train_step, replicate
+from jax_train.sharding import data_mesh, shardings
+from jax_train.step import TrainState, make_train_step
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
 
@@ -40,7 +44,7 @@ MAY_CHANGE = {"run", "shards", "model", "save_steps", "keep", "log_steps"}
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train to the end, and return the last step's metrics with the run's speed."""
     # 1. Devices
-    mesh = data_mesh()
+    mesh = data_mesh(fsdp=config.fsdp)
     if config.batch_size % mesh.size:
         raise UserError(f"--batch-size {config.batch_size} does not divide by {mesh.size} devices")
     share, parts = config.batch_size // mesh.size, config.gradient_accumulation_steps
@@ -62,7 +66,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
             f"MODEL={config.model}"
         )
-    model = load_model(folder, jnp.dtype(config.compute_dtype))
+    model = load_model(folder, jnp.dtype(config.compute_dtype), config.remat)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
@@ -93,7 +97,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 values = {name: float(value) for name, value in metrics._asdict().items()}  # waits for the step
                 values["learning_rate"] = float(schedule(step))
                 rows = plan.rows_of_step(step)
-                check_finite(step + 1, values, shards.index["id"][rows].tolist())
+                if not metrics.skipped:
+                    check_finite(step + 1, values, shards.index["id"][rows].tolist())
                 last = step + 1 == plan.steps
                 speech = float(shards.index["seconds"][rows].sum())
                 log.step(step + 1, values, speech, waited, write=last or (step + 1) % config.log_steps == 0)
@@ -105,12 +110,24 @@ def train(config: TrainConfig) -> dict[str, Any]:
 def initial_state(
     model: Whisper, optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> tuple[TrainState, Callable[[Params, Params], Whisper]]:
-    """The state before the first step, on every device, and what builds the model from its arrays."""
-    params, buffers, build = functional(model)
-    own = trained(params, config.freeze)
-    ema = jax.tree.map(jnp.copy, own) if config.ema_decay else None  # a step cannot consume the same array twice
-    state = TrainState(params, buffers, optimizer.init(own), jnp.zeros((), jnp.int32), ema)
-    return replicate(state, mesh), build
+    """The state before the first step, as it lies on the mesh, and what builds the model from its arrays."""
+    if config.lora.rank:
+        params, buffers, build = adapted(model, config.lora, jax.random.key(config.seed))
+        print(lora_summary(buffers, params))
+    else:
+        params, buffers, build = functional(model)
+
+    def first(params: Params, buffers: Params) -> TrainState:
+        own = trained(params, config.freeze)
+        ema = jax.tree.map(jnp.copy, own) if config.ema_decay else None
+        scale = LossScale.initial() if config.compute_dtype == "float16" else None
+        params, buffers = jax.tree.map(jnp.copy, (params, buffers))  # a step consumes them; the model's may live on
+        return TrainState(params, buffers, optimizer.init(own), jnp.zeros((), jnp.int32), ema, scale)
+
+    lies = shardings(jax.eval_shape(first, params, buffers), mesh)
+    if jax.process_count() > 1:
+        params, buffers = jax.device_get((params, buffers))  # one process's device holds them, the others' take part
+    return jax.jit(first, out_shardings=lies)(params, buffers), build
 
 
 def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> None:
@@ -147,9 +164,7 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
 
 
 def _defaults() -> dict[str, Any]:
-    fields = dataclasses.fields(TrainConfig)
-    values = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    return json.loads(json.dumps(values))
+    return json.loads(json.dumps(dataclasses.asdict(TrainConfig(Path(), Path())), default=str))
 
 
 @command

@@ -13,10 +13,12 @@ import jax_train.train
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, load_run
 from jax_train.config import TrainConfig
+from jax_train.loss import token_loss
 from jax_train.model import functional
 from jax_train.optimizer import frozen_names, make_optimizer
 from jax_train.runlog import read_rows
-from jax_train.step import TrainState, data_mesh, make_train_step, token_loss
+from jax_train.sharding import data_mesh
+from jax_train.step import TrainState, make_train_step
 from jax_train.train import initial_state, train
 from jax_train.weights import load_model, torch_name
 from jax_train.windows import IGNORE
