@@ -37,7 +37,7 @@ from jax_train.step import TrainState, make_train_step
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
 
-MAY_CHANGE = {"run", "shards", "model", "save_steps", "keep", "log_steps"}
+MAY_CHANGE = {"fsdp", "remat", "run", "shards", "model", "save_steps", "keep", "log_steps"}
 """Settings that a resumed run may have otherwise: they do not change what it computes (data and model are checked)."""
 
 
