@@ -196,7 +196,9 @@ class Whisper(nnx.Module):
         return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM, dropout), dropout))
 
 
+@jax.checkpoint
 def _gelu(x: Array) -> Array:
+    """Exact GELU, of which the backward pass keeps nothing but `x`: computing it again costs less than reading it."""
     return jax.nn.gelu(x, approximate=False)
 
 
