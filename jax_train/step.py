@@ -95,6 +95,16 @@ def averaged(ema: Params | None, params: Params, decay: float) -> Params | None:
     return ema and {name: decay * value + (1 - decay) * params[name] for name, value in ema.items()}
 
 
+def unless_non_finite(after: TrainState, before: TrainState, metrics: Metrics) -> TrainState:
+    """The state after a step, or the one before where loss or gradient is no number; the step counts either way.
+
+    Chosen here, as the step consumes the state it is given: the host could not go back to it.
+    """
+    finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.grad_norm)
+    kept: TrainState = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    return kept._replace(step=after.step)
+
+
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """All devices of all processes, or those given, along one axis named `data`."""
     return Mesh(np.asarray(devices or jax.devices()), ("data",))
@@ -135,7 +145,8 @@ def make_train_step(
         params, opt_state = apply(optimizer, grads, state)
         metrics = Metrics(nats / count, tokens, optax.tree.norm(grads))
         ema = averaged(state.ema, params, config.ema_decay)
-        return TrainState(params, state.buffers, opt_state, state.step + 1, ema), metrics
+        after = TrainState(params, state.buffers, opt_state, state.step + 1, ema)
+        return unless_non_finite(after, state, metrics) if config.skip_non_finite else after, metrics
 
     whole, split = PartitionSpec(), PartitionSpec("data")
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=(whole, whole))

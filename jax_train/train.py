@@ -23,6 +23,7 @@ from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
 from jax_train.checkpoints import Checkpoints
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
+from jax_train.device_memory import memory_advice
 from jax_train.evaluation import Evaluation
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
@@ -32,6 +33,7 @@ from jax_train.run_folder import prepare_run
 from jax_train.runlog import SUMMARY, WER, RunLog
 from jax_train.saving import Saving
 from jax_train.step import TrainState, data_mesh, make_train_step, replicate
+from jax_train.trace import Trace
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
 
@@ -92,6 +94,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
         # 6. Loop
         with RunLog(config.run, first, plan.steps, jax.process_index() == 0) as log:
             saving = Saving(config, checkpoints, log, first)
+            trace = Trace(config.run / "profile", config.profile, first)
             for step in range(first, plan.steps + 1):  # steps that are done
                 last = step == plan.steps
                 evaluating = evaluation and evaluation.due(step, last) and step not in log.wer
@@ -109,8 +112,12 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
                 asked = time.perf_counter()
                 batch = data_batches.to_devices(next(iterator), mesh)
                 waited = time.perf_counter() - asked
-                state, metrics = train_step(state, batch)
-                values = {name: float(value) for name, value in metrics._asdict().items()}  # waits for the step
+                trace.before(step)
+                with memory_advice(config, train_step, state, batch):
+                    state, metrics = train_step(state, batch)
+                    values = {name: float(value) for name, value in metrics._asdict().items()}  # waits for the step
+                if slowest := trace.after(step, step + 1 == plan.steps):
+                    log.say(slowest)
                 stop.there_is_work_to_save()
                 values["learning_rate"] = float(schedule(step))
                 rows = plan.rows_of_step(step)
