@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
+from absl import logging
 from jax.sharding import Mesh
 
 from data.errors import UserError, command
@@ -163,6 +164,7 @@ def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> No
 def main() -> None:
     config = tyro.cli(TrainConfig, description=__doc__)
     compilation_cache()
+    logging.set_verbosity(logging.FATAL)  # Orbax logs a failed write's traceback three times; we say it in one line
     with StopRequest(config.run) as stop:
         try:
             found = train(config, stop)
