@@ -4,7 +4,7 @@ Kept for the backward pass, the probabilities are most of a training step's memo
 heads in float32). A GPU has cuDNN's fused kernel for that. On the CPU one head at a time is faster than all at once
 (`make bench-attention`; figures in docs/performance.md).
 
-B batch, L query positions, S key positions, H heads, K head size.
+B batch, L query positions, Q queries of a block, S key positions, H heads, K head size, N blocks.
 """
 
 import functools
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 CUDNN_COMPUTE_CAPABILITY = 8.0  # Ampere; older GPUs have no fused attention
+BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
 
 
 def attend(
@@ -55,7 +56,7 @@ def _one_head(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) -> Array:
 
 
 def _one_head_forward(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) -> tuple[Array, tuple[Array, ...]]:
-    scores_LS = _scores(is_causal, q_LK, k_SK)
+    scores_LS = _scores(is_causal, q_LK, k_SK.T)
     top_L1 = scores_LS.max(-1, keepdims=True)
     weights_LS = jnp.exp(scores_LS - top_L1)
     total_L1 = weights_LS.sum(-1, keepdims=True)
@@ -65,21 +66,38 @@ def _one_head_forward(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) ->
 
 
 def _one_head_backward(is_causal: bool, kept: tuple[Array, ...], grad_LK: Array) -> tuple[Array, Array, Array]:
-    """Gradients from the output and the log of the softmax's denominator (arXiv 2205.14135, algorithm 4)."""
+    """Gradients from the output and the log of the softmax's denominator (arXiv 2205.14135, algorithm 4).
+
+    A block of queries at a time: its four arrays of scores stay in the cache, which the forward pass's one does anyway.
+    """
     q_LK, k_SK, v_SK, out_LK, log_total_L1 = kept
-    dtype = q_LK.dtype
-    p_LS = jnp.exp(_scores(is_causal, q_LK, k_SK) - log_total_L1)
+    dtype, length = q_LK.dtype, len(q_LK)
     row_L1 = (grad_LK.astype(jnp.float32) * out_LK.astype(jnp.float32)).sum(-1, keepdims=True)
-    grad_scores_LS = (p_LS * (_dot(grad_LK, v_SK.T) - row_L1)).astype(dtype)
-    grad_q_LK = _dot(grad_scores_LS, k_SK).astype(dtype)
-    grad_k_SK = _dot(grad_scores_LS.T, q_LK).astype(dtype)
-    return grad_q_LK, grad_k_SK, _dot(p_LS.astype(dtype).T, grad_LK).astype(dtype)
+    block = max(size for size in range(1, min(length, BLOCK) + 1) if length % size == 0)
+
+    def of_block(sums: tuple[Array, Array], rows: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        grad_k_SK, grad_v_SK = sums
+        first, q_QK, grad_QK, log_total_Q1, row_Q1 = rows
+        p_QS = jnp.exp(_scores(is_causal, q_QK, k_KS, first) - log_total_Q1)
+        grad_scores_QS = (p_QS * (_dot(grad_QK, v_KS) - row_Q1)).astype(dtype)
+        sums = grad_k_SK + _dot(grad_scores_QS.T, q_QK), grad_v_SK + _dot(p_QS.astype(dtype).T, grad_QK)
+        return sums, _dot(grad_scores_QS, k_SK).astype(dtype)
+
+    rows = [x.reshape(-1, block, x.shape[-1]) for x in (q_LK, grad_LK, log_total_L1, row_L1)]
+    k_KS, v_KS = k_SK.T, v_SK.T
+    nothing_SK = 0 * k_SK.astype(jnp.float32)
+    (grad_k_SK, grad_v_SK), grad_q_NQK = jax.lax.scan(
+        of_block, (nothing_SK, nothing_SK), (jnp.arange(0, length, block), *rows)
+    )
+    return grad_q_NQK.reshape(q_LK.shape), grad_k_SK.astype(dtype), grad_v_SK.astype(dtype)
 
 
-def _scores(is_causal: bool, q_LK: Array, k_SK: Array) -> Array:
-    scores_LS = _dot(q_LK, k_SK.T)
+def _scores(is_causal: bool, q_LK: Array, k_KS: Array, first: int | Array = 0) -> Array:
+    """Scores of queries from position `first` on."""
+    scores_LS = _dot(q_LK, k_KS)
     if is_causal:
-        scores_LS = jnp.where(jnp.tril(jnp.ones(scores_LS.shape, bool)), scores_LS, -jnp.inf)
+        seen_LS = first + jnp.arange(len(q_LK))[:, None] >= jnp.arange(k_KS.shape[1])[None]
+        scores_LS = jnp.where(seen_LS, scores_LS, -jnp.inf)
     return scores_LS
 
 

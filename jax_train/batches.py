@@ -12,11 +12,12 @@ import grain
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from data.errors import UserError
 from data.records import Shards
 from jax_train.config import TrainConfig
+from jax_train.sharding import WINDOWS
 from jax_train.windows import EpochPlan, Prompt, Window, assemble, label_length, plan_epoch
 
 PREFETCHED_BATCHES = 2
@@ -138,6 +139,6 @@ def start_worker(*_: int) -> None:
 
 
 def to_devices(batch: Window, mesh: Mesh) -> Window:
-    """The process's batch as global arrays, split over the mesh's `data` axis."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    """The process's batch as global arrays, split over the mesh's devices."""
+    sharding = NamedSharding(mesh, WINDOWS)
     return Window(*(jax.make_array_from_process_local_data(sharding, array) for array in batch))

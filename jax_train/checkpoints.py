@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from data.errors import UserError
 from jax_train.checkpoint_files import PARTIAL, damage, remove, remove_partial, seal, set_aside, steps_in, superfluous
 from jax_train.config import WhisperConfig
+from jax_train.lora import apart, init, merge
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import trained
 from jax_train.step import TrainState
@@ -183,10 +184,14 @@ def run_model_folder(run: Path) -> Path:
 def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     """The newest checkpoint's model, computing in `dtype`, and its step.
 
-    Of a run that keeps a moving average of its parameters, the model has the average.
+    Of a run that keeps a moving average of its parameters, the model has the average; adapters are merged.
     """
-    config = WhisperConfig.from_folder(run_model_folder(run))
-    params, buffers, build = functional(Whisper(config, dtype))
+    model = Whisper(WhisperConfig.from_folder(run_model_folder(run)), dtype)
+    params, buffers, build = functional(model)
+    settings = _settings(run)
+    lora = settings.get("lora", {"rank": 0})
+    adapters = init(params, lora["rank"], lora["targets"], jax.random.key(0)) if lora["rank"] else {}
+    kept = {name: _as_kept(value, lora["frozen_dtype"]) for name, value in params.items()} if adapters else {}
     folder = (run / "checkpoints").absolute()
     steps = steps_in(folder)
     if not steps:
@@ -196,19 +201,32 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
-        _wanted(run, params) | {"buffers": buffers},
+        _wanted(settings, adapters or params) | {"buffers": kept | buffers},
     )
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         args = ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True)
         found = checkpointer.restore(folder / str(max(steps)) / "state", args=args)
-    return build(found.get("params", {}) | found.get("ema", {}), found["buffers"]), max(steps)
+    own = found.get("params", {}) | found.get("ema", {})
+    if adapters:
+        base, found_buffers = apart(found["buffers"], buffers.keys())
+        whole = {name: value.astype(jnp.float32) for name, value in base.items()}
+        return build(merge(whole, own, lora["alpha"]), found_buffers), max(steps)
+    return build(own, found["buffers"]), max(steps)
 
 
-def _wanted(run: Path, params: Params) -> dict[str, Params]:
-    """The parameters by the part of a checkpoint that evaluation takes them from: `ema` those that it averages."""
+def _settings(run: Path) -> dict[str, Any]:
     path = run / "config.json"
-    settings = json.loads(path.read_text()) if path.is_file() else {}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _as_kept(value: Any, frozen_dtype: str) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(value.shape, jnp.dtype(frozen_dtype) if len(value.shape) > 1 else value.dtype)
+
+
+def _wanted(settings: dict[str, Any], params: Params) -> dict[str, Params]:
+    """The parameters by the part of a checkpoint that evaluation takes them from: `ema` those that it averages."""
     if not settings.get("ema_decay"):
         return {"params": params}
     own = trained(params, tuple(settings["freeze"]))

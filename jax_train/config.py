@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 
 from data.errors import UserError
+from jax_train.spec_augment import NO_MASKS, SpecAugment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,28 @@ def learning_rate_for(config: WhisperConfig, optimizer: str = "adamw") -> float:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+    """Which matrices get an adapter, and of what size; the defaults are the LoRA paper's choice of matrices."""
+
+    rank: int = 32
+    """Columns of A and rows of B; 0: no adapters, the whole model is trained."""
+    alpha: float = 64.0
+    """An adapter counts alpha / rank times."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers by the end of their path, * for any text: q_proj, decoder.*.fc1, encoder.layers.0.self_attn.*"""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the model's own matrices, which are not trained, are kept."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise UserError(f"LoRA rank {self.rank}: at least 1, or 0 for none")
+        if not self.alpha > 0:
+            raise UserError(f"LoRA alpha {self.alpha}: more than 0")
+        if not self.targets:
+            raise UserError("LoRA without targets: name linear layers, for example q_proj v_proj")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
@@ -162,8 +185,17 @@ class TrainConfig:
     """Parameters that are not trained, by patterns of their PyTorch names: "model.encoder.*" "*.fc1.bias"."""
     ema_decay: float = 0.0
     """Decay of a moving average of the parameters, which evaluation and export then use; 0: none."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations and matrix products; parameters and optimizer stay float32."""
+    lora: Lora = Lora(rank=0)
+    """Small adapters that are trained in the model's place."""
+    spec_augment: SpecAugment = NO_MASKS
+    """Masks on the log-mel."""
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of activations and matrix products; parameters and optimizer stay float32. float16, for GPUs without
+    bfloat16 (T4), scales the loss and leaves out steps that overflow."""
+    remat: bool = False
+    """Compute each layer's activations again in the backward pass: a third more time, a fraction of the memory."""
+    fsdp: int = 1
+    """Devices that share one copy of parameters and optimizer state; 1: each has its own."""
     seed: int = 0
     """Order of clips, windows and copies."""
     workers: int = 0
@@ -212,6 +244,7 @@ class TrainConfig:
             ("activation-dropout", self.activation_dropout, 0 <= self.activation_dropout < 1),
             ("attention-dropout", self.attention_dropout, 0 <= self.attention_dropout < 1),
             ("ema-decay", self.ema_decay, 0 <= self.ema_decay < 1),
+            ("fsdp", self.fsdp, self.fsdp > 0),
             ("workers", self.workers, self.workers >= 0),
             ("save-steps", self.save_steps, self.save_steps > 0),
             ("save-minutes", self.save_minutes, self.save_minutes >= 0),
@@ -225,6 +258,8 @@ class TrainConfig:
         ]:
             if not allowed:
                 raise UserError(f"--{name} {value}: see --help for what is allowed")
+        if self.lora.rank and self.freeze:
+            raise UserError("--freeze with LoRA: adapters leave all of the model frozen already; drop one of them")
 
 
 def to_json(config: Any) -> str:

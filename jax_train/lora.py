@@ -8,42 +8,21 @@ nothing. Source: arXiv 2106.09685.
 I inputs of a matrix, O outputs, R rank.
 """
 
-import dataclasses
 import fnmatch
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from data.errors import UserError
+from jax_train.config import Lora
 from jax_train.model import Params, Whisper, functional
 
 KERNEL = ".kernel"
 A, B = ".lora_A.kernel", ".lora_B.kernel"
-
-
-@dataclasses.dataclass(frozen=True)
-class Lora:
-    """Which matrices get an adapter, and of what size; the defaults are the LoRA paper's choice of matrices."""
-
-    rank: int = 32
-    """Columns of A and rows of B."""
-    alpha: float = 64.0
-    """An adapter counts alpha / rank times."""
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """Linear layers by the end of their path, * for any text: q_proj, decoder.*.fc1, encoder.layers.0.self_attn.*"""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"LoRA rank {self.rank}: at least 1")
-        if not self.alpha > 0:
-            raise UserError(f"LoRA alpha {self.alpha}: more than 0")
-        if not self.targets:
-            raise UserError("LoRA without targets: name linear layers, for example q_proj v_proj")
 
 
 def adapted_layers(params: Params, targets: Sequence[str]) -> list[str]:
@@ -109,26 +88,26 @@ def merge(params: Params, adapters: Params, alpha: float) -> Params:
 
 
 def adapted(
-    model: Whisper, lora: Lora, key: Key[Array, ""], frozen_dtype: DTypeLike | None = None
+    model: Whisper, lora: Lora, key: Key[Array, ""]
 ) -> tuple[Params, Params, Callable[[Params, Params], Whisper]]:
     """As `model.functional`, with the adapters for the trainable parameters and all the model's own for the buffers.
 
-    So a train step made for a whole model trains adapters as it is. A `frozen_dtype` of bfloat16 halves what the
-    matrices take.
+    So a train step made for a whole model trains adapters as it is.
     """
     params, buffers, build = functional(model)
-    adapters = init(params, lora.rank, lora.targets, key)
-    own_buffers = frozenset(buffers)
-    frozen = {
-        name: value.astype(frozen_dtype) if frozen_dtype is not None and value.ndim > 1 else value
-        for name, value in params.items()
-    }
+    dtype = jnp.dtype(lora.frozen_dtype)
+    frozen = {name: value.astype(dtype) if value.ndim > 1 else value for name, value in params.items()}
 
-    def build_adapted(new_adapters: Params, kept: Params) -> Whisper:
-        base = {name: value for name, value in kept.items() if name not in own_buffers}
-        return build(merged(base, new_adapters, lora.alpha), {name: kept[name] for name in own_buffers})
+    def build_adapted(adapters: Params, kept: Params) -> Whisper:
+        base, own_buffers = apart(kept, buffers.keys())
+        return build(merged(base, adapters, lora.alpha), own_buffers)
 
-    return adapters, frozen | buffers, build_adapted
+    return init(params, lora.rank, lora.targets, key), frozen | buffers, build_adapted
+
+
+def apart(kept: Params, buffers: Collection[str]) -> tuple[Params, Params]:
+    """The model's own parameters and its buffers, which `adapted` gave in one."""
+    return {n: x for n, x in kept.items() if n not in buffers}, {n: kept[n] for n in buffers}
 
 
 def count(params: Params) -> int:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import tyro
 
 from data.errors import UserError, command
-from jax_train.config import PUBLISHED, WhisperConfig
-from jax_train.lora import Lora, adapted_layers
+from jax_train.config import PUBLISHED, Lora, WhisperConfig
+from jax_train.lora import adapted_layers
 from jax_train.model import Params, Whisper, functional
 
 FLOAT32 = 4  # bytes

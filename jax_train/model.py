@@ -4,9 +4,7 @@ B batch, M mel bins, F mel frames (3000 in 30 s), S encoder positions (1500), L 
 H heads, K head size, V vocabulary. Source: arXiv 2212.04356; numerics as transformers' `modeling_whisper.py`.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +16,9 @@ from jaxtyping import Array, Float, Int
 from jax_train.attention import attend
 from jax_train.config import WhisperConfig
 from jax_train.dropout import Dropout
+from jax_train.layers import Layers
 
 KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
-LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which Whisper was trained with
-INITIAL_STDDEV = 0.02  # Hugging Face's init_std
 
 
 class Buffer(nnx.Variable):
@@ -33,55 +30,6 @@ def sinusoids(length: int, channels: int) -> Float[np.ndarray, "S D"]:
     scale = np.log(10_000) / (channels // 2 - 1)
     angles_SC = np.arange(length)[:, None] * np.exp(-scale * np.arange(channels // 2))[None, :]
     return np.concatenate([np.sin(angles_SC), np.cos(angles_SC)], axis=1).astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layers:
-    """Builds the model's layers: float32 parameters, computing in `dtype`; without `rngs` their shapes alone.
-
-    Shapes alone, because tracing the random initial values of a large model takes minutes that loading throws away.
-    """
-
-    dtype: DTypeLike
-    rngs: nnx.Rngs | None
-
-    def linear(self, n_in: int, n_out: int, use_bias: bool = True) -> nnx.Linear:
-        """A matrix and a bias."""
-        return nnx.Linear(n_in, n_out, use_bias=use_bias, **self._weights())
-
-    def conv(self, n_in: int, n_out: int, stride: int) -> nnx.Conv:
-        """A convolution three frames wide."""
-        return nnx.Conv(n_in, n_out, (3,), strides=stride, padding=((1, 1),), **self._weights())
-
-    def norm(self, d_model: int) -> nnx.LayerNorm:
-        """A layer norm; its fast variance, E[x²] − E[x]², would lose the digits that parity with PyTorch needs."""
-        ones = self._or_shape(nnx.initializers.ones_init())
-        zeros = self._or_shape(nnx.initializers.zeros_init())
-        return nnx.LayerNorm(
-            d_model,
-            epsilon=LAYER_NORM_EPSILON,
-            use_fast_variance=False,
-            dtype=self.dtype,
-            scale_init=ones,
-            bias_init=zeros,
-            rngs=self.rngs or nnx.Rngs(0),
-        )
-
-    def embed(self, count: int, d_model: int) -> nnx.Embed:
-        """A table of vectors."""
-        initial = self._or_shape(nnx.initializers.normal(INITIAL_STDDEV))
-        return nnx.Embed(count, d_model, dtype=self.dtype, embedding_init=initial, rngs=self.rngs or nnx.Rngs(0))
-
-    def _weights(self) -> dict[str, Any]:
-        return {
-            "dtype": self.dtype,
-            "kernel_init": self._or_shape(nnx.initializers.normal(INITIAL_STDDEV)),
-            "bias_init": self._or_shape(nnx.initializers.zeros_init()),
-            "rngs": self.rngs or nnx.Rngs(0),
-        }
-
-    def _or_shape(self, initializer: Callable[..., Any]) -> Callable[..., Any]:
-        return initializer if self.rngs else lambda _key, shape, dtype: jax.ShapeDtypeStruct(shape, dtype)
 
 
 class Attention(nnx.Module):
@@ -135,7 +83,7 @@ class EncoderLayer(nnx.Module):
         """The stream after this layer."""
         normed_BSD = self.self_attn_layer_norm(x_BSD)
         x_BSD = x_BSD + self.self_attn(normed_BSD, normed_BSD, dropout=dropout)
-        return _feed_forward(self, x_BSD, dropout)
+        return _within_float16(_feed_forward(self, x_BSD, dropout))
 
 
 class DecoderLayer(nnx.Module):
@@ -175,7 +123,7 @@ class Encoder(nnx.Module):
     """Log-mel frames to hidden states, one per 20 ms."""
 
     def __init__(self, config: WhisperConfig, build: Layers) -> None:
-        self.dtype = build.dtype
+        self.dtype, self.remat = build.dtype, build.remat
         self.conv1 = build.conv(config.num_mel_bins, config.d_model, stride=1)
         self.conv2 = build.conv(config.d_model, config.d_model, stride=2)
         self.embed_positions = SinusoidPositions(config)
@@ -188,7 +136,7 @@ class Encoder(nnx.Module):
         positions_SD = self.embed_positions.embedding[...]
         x_BSD = _hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout)
         for layer in self.layers:
-            x_BSD = layer(x_BSD, dropout)
+            x_BSD = _run(self.remat, lambda x_BSD, layer=layer: layer(x_BSD, dropout), x_BSD)
         return self.layer_norm(x_BSD)
 
 
@@ -196,6 +144,7 @@ class Decoder(nnx.Module):
     """Tokens and the encoder's hidden states to the decoder's hidden states."""
 
     def __init__(self, config: WhisperConfig, build: Layers) -> None:
+        self.remat = build.remat
         self.embed_tokens = build.embed(config.vocab_size, config.d_model)
         self.embed_positions = build.embed(config.max_target_positions, config.d_model)
         self.layers = nnx.List([DecoderLayer(config, build) for _ in range(config.decoder_layers)])
@@ -211,7 +160,9 @@ class Decoder(nnx.Module):
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
         x_BLD = _hidden(self.embed(tokens_BL), dropout)
         for layer in self.layers:
-            x_BLD = layer(x_BLD, hidden_BSD, dropout)
+            x_BLD = _run(
+                self.remat, lambda x_BLD, hidden_BSD, layer=layer: layer(x_BLD, hidden_BSD, dropout), x_BLD, hidden_BSD
+            )
         return self.layer_norm(x_BLD)
 
     def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
@@ -222,12 +173,19 @@ class Decoder(nnx.Module):
 class Whisper(nnx.Module):
     """Whisper with random weights, or without `rngs` with shapes in their place, for `weights.load_model` to fill.
 
-    Activations are computed in `dtype`, parameters are float32.
+    Activations are computed in `dtype`, parameters are float32. With `remat` a layer's activations are not kept for the
+    backward pass but computed again in it.
     """
 
-    def __init__(self, config: WhisperConfig, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs | None = None) -> None:
+    def __init__(
+        self,
+        config: WhisperConfig,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs | None = None,
+        remat: bool = False,
+    ) -> None:
         self.config = config
-        build = Layers(dtype, rngs)
+        build = Layers(dtype, rngs, remat)
         self.encoder = Encoder(config, build)
         self.decoder = Decoder(config, build)
 
@@ -242,6 +200,11 @@ def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+def _run(remat: bool, layer: Callable[..., Array], *inputs: Array) -> Array:
+    output: Array = (jax.checkpoint(layer) if remat else layer)(*inputs)
+    return output
+
+
 def _hidden(x: Array, dropout: Dropout | None) -> Array:
     return dropout.hidden(x) if dropout else x
 
@@ -249,6 +212,14 @@ def _hidden(x: Array, dropout: Dropout | None) -> Array:
 def _feed_forward(layer: EncoderLayer | DecoderLayer, x: Array, dropout: Dropout | None) -> Array:
     inner = _gelu(layer.fc1(layer.final_layer_norm(x)))
     return x + _hidden(layer.fc2(dropout.activation(inner) if dropout else inner), dropout)
+
+
+def _within_float16(x: Array) -> Array:
+    """As Hugging Face's encoder: large models' streams outgrow float16; other types are left alone."""
+    if x.dtype != jnp.float16:
+        return x
+    most = float(jnp.finfo(jnp.float16).max) - 1000
+    return jnp.clip(x, -most, most)
 
 
 Params = dict[str, Array]

@@ -19,6 +19,7 @@ from jax_train.config import TrainConfig
 from jax_train.runlog import write_json
 
 MAY_CHANGE = {
+    *("fsdp", "remat"),
     *("run", "shards", "model"),  # data and model are checked by what they hold
     *("save_steps", "save_minutes", "keep", "on_save_failure", "log_steps", "profile"),
     *("eval_steps", "eval_batch_size", "skip_non_finite"),
@@ -79,6 +80,4 @@ def _short(value: Any) -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    fields = dataclasses.fields(TrainConfig)
-    values = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    return json.loads(json.dumps(values))
+    return json.loads(json.dumps(dataclasses.asdict(TrainConfig(Path(), Path())), default=str))

@@ -37,6 +37,11 @@ class SpecAugment:
     mask_feature_min_masks: int = 0
     """Frequency masks a window has at least."""
 
+    @property
+    def masks(self) -> bool:
+        """Whether anything is masked."""
+        return self.mask_time_prob > 0 or self.mask_feature_prob > 0
+
     def __post_init__(self) -> None:
         for axis in ("time", "feature"):
             prob, length, least = (getattr(self, f"mask_{axis}_{what}") for what in ("prob", "length", "min_masks"))
@@ -46,6 +51,9 @@ class SpecAugment:
                 raise UserError(f"mask_{axis}_length {length}: at least 1")
             if least < 0:
                 raise UserError(f"mask_{axis}_min_masks {least}: 0 or more")
+
+
+NO_MASKS = SpecAugment(mask_time_prob=0.0)
 
 
 def window_keys(seed: int, step: int | Int[Array, ""], columns_B: Int[Array, "B"]) -> Key[Array, "B"]:

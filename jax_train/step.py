@@ -1,10 +1,10 @@
 """The data-parallel train step: `jax.pmap`'s program in its successor's API, `jit(shard_map)`.
 
-Each device computes the summed loss and gradients of its own windows; both are summed over the `data` axis and divided
-by the number of label tokens, so that the result does not depend on how the windows are split. Parameters and
-optimizer state are replicated and their buffers donated.
+Each device computes the summed loss and gradients of its own windows; both are summed over all devices and divided by
+the number of label tokens, so that the result does not depend on how the windows are split. The update follows in the
+same program, on arrays that lie as `sharding` says; the old state's buffers are donated to the new.
 
-B windows of one device, F mel frames, M mel bins, L tokens, V vocabulary.
+B windows of one device, F mel frames, M mel bins, L tokens.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_train.config import TrainConfig
 from jax_train.dropout import Dropout
+from jax_train.loss import label_count, vocabulary_loss
+from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper
 from jax_train.optimizer import trained
-from jax_train.windows import IGNORE, Window
+from jax_train.sharding import AXES, EVERYWHERE, WINDOWS, gathered, shardings, specs, summed, varying
+from jax_train.spec_augment import spec_augment, speech_frames, window_keys
+from jax_train.windows import Window
 
 ZERO_FLOOR = -1.5  # log-mel of silence: log10(1e-10) in Whisper's units
 STEPS_PER_UNIT = 127.5  # of the 8-bit log-mel, see data.log_mel.quantize
@@ -36,6 +39,8 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     ema: Params | None = None
     """Moving average of the trained parameters, if the run keeps one."""
+    loss_scale: LossScale | None = None
+    """What the loss is multiplied by, in float16."""
 
 
 class Metrics(NamedTuple):
@@ -47,6 +52,16 @@ class Metrics(NamedTuple):
     """Label tokens."""
     grad_norm: Float[Array, ""]
     """Global norm before clipping."""
+    skipped: Bool[Array, ""]
+    """Whether the update was left out, as loss or gradients were not finite and the run allows for it."""
+
+
+class Part(NamedTuple):
+    """Windows that a device takes at once."""
+
+    windows: Window
+    columns_B: Int[Array, "B"]
+    """Their places in the global batch."""
 
 
 class Summed(NamedTuple):
@@ -62,21 +77,6 @@ def restore(log_mel_q_BFM: Array, log_mel_max_BF: Array) -> Float[Array, "B F M"
     max_BF1 = log_mel_max_BF[..., None]
     floor_B11 = jnp.maximum(log_mel_max_BF.max(-1) - 2.0, ZERO_FLOOR)[:, None, None]
     return jnp.maximum(log_mel_q_BFM.astype(jnp.float32) / STEPS_PER_UNIT + (max_BF1 - 2.0), floor_B11)
-
-
-def token_loss(
-    logits_BLV: Float[Array, "B L V"], labels_BL: Int[Array, "B L"], label_smoothing: float = 0.0
-) -> tuple[Array, Array]:
-    """Summed cross-entropy in nats, and the number of label tokens it covers.
-
-    With `label_smoothing`, that share of a label's weight is spread evenly over the vocabulary (arXiv 1512.00567).
-    """
-    keep_BL = labels_BL != IGNORE
-    nats_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, jnp.where(keep_BL, labels_BL, 0))
-    if label_smoothing:
-        spread_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - logits_BLV.mean(-1)
-        nats_BL = (1 - label_smoothing) * nats_BL + label_smoothing * spread_BL
-    return jnp.where(keep_BL, nats_BL, 0.0).sum(), keep_BL.sum(dtype=jnp.int32)
 
 
 def apply(optimizer: optax.GradientTransformation, grads: Params, state: TrainState) -> tuple[Params, optax.OptState]:
@@ -95,78 +95,107 @@ def averaged(ema: Params | None, params: Params, decay: float) -> Params | None:
     return ema and {name: decay * value + (1 - decay) * params[name] for name, value in ema.items()}
 
 
-def unless_non_finite(after: TrainState, before: TrainState, metrics: Metrics) -> TrainState:
-    """The state after a step, or the one before where loss or gradient is no number; the step counts either way.
+def distribute(state: TrainState, mesh: Mesh) -> TrainState:
+    """The state as it lies on the mesh, in buffers of its own, which a step may consume.
 
-    Chosen here, as the step consumes the state it is given: the host could not go back to it.
+    A `device_put` alone shares the first device's buffer with the array it was given.
     """
-    finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.grad_norm)
-    kept: TrainState = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-    return kept._replace(step=after.step)
-
-
-def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """All devices of all processes, or those given, along one axis named `data`."""
-    return Mesh(np.asarray(devices or jax.devices()), ("data",))
-
-
-def replicate(state: TrainState, mesh: Mesh) -> TrainState:
-    """A copy of the state on every device of the mesh, which a step may consume."""
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()), may_alias=False)
+    return jax.device_put(jax.tree.map(jnp.copy, state), shardings(state, mesh))
 
 
 def make_train_step(
     build: Callable[[Params, Params], Whisper], optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> Callable[[TrainState, Window], tuple[TrainState, Metrics]]:
     """The compiled step over `mesh`; it consumes the state it is given."""
-
-    drops = config.dropout or config.activation_dropout or config.attention_dropout
-
-    def gradients(own: Params, state: TrainState, part: tuple[Window, Array]) -> Summed:
-        """Of the parameters in `own`; those that are not there are frozen, and cost no backward pass."""
-
-        batch, number = part
-        dropout = Dropout(config, part_key(config, state.step, number)) if drops else None
-
-        def summed_loss(own: Params) -> tuple[Array, Array]:
-            log_mel_BFM = restore(batch.log_mel_q_FM, batch.log_mel_max_F)
-            logits_BLV = build(state.params | own, state.buffers)(log_mel_BFM, batch.tokens_L, dropout)
-            return token_loss(logits_BLV, batch.labels_L, config.label_smoothing)
-
-        (nats, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(own)
-        return Summed(nats, tokens, grads)
+    may_skip = config.compute_dtype == "float16" or config.skip_non_finite > 0
 
     def step(state: TrainState, batch: Window) -> tuple[TrainState, Metrics]:
-        own = jax.lax.pcast(trained(state.params, config.freeze), "data", to="varying")
-        sums = in_parts(lambda part: gradients(own, state, part), batch, config.gradient_accumulation_steps)
-        nats, tokens, grads = jax.lax.psum(sums, "data")
-        count = jnp.maximum(tokens, 1).astype(jnp.float32)
+        scale = state.loss_scale.scale if state.loss_scale else jnp.ones(())
+        nats, tokens, grads = sums_of_windows(build, mesh, config, state, scale, batch)
+        count = jnp.maximum(tokens, 1).astype(jnp.float32) * scale
         grads = jax.tree.map(lambda grad: grad / count, grads)
+        metrics = Metrics(nats / count, tokens, optax.tree.norm(grads), jnp.zeros((), bool))
         params, opt_state = apply(optimizer, grads, state)
-        metrics = Metrics(nats / count, tokens, optax.tree.norm(grads))
         ema = averaged(state.ema, params, config.ema_decay)
-        after = TrainState(params, state.buffers, opt_state, state.step + 1, ema)
-        return unless_non_finite(after, state, metrics) if config.skip_non_finite else after, metrics
+        after = state._replace(params=params, opt_state=opt_state, ema=ema)
+        if may_skip:
+            finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.grad_norm)
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+            after = after._replace(loss_scale=state.loss_scale and state.loss_scale.after(finite))
+            metrics = metrics._replace(skipped=~finite)
+        after = after._replace(step=state.step + 1)
+        return jax.lax.with_sharding_constraint(after, shardings(after, mesh)), metrics
 
-    whole, split = PartitionSpec(), PartitionSpec("data")
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=(whole, whole))
-    return jax.jit(sharded, donate_argnums=0)
-
-
-def part_key(config: TrainConfig, step: Array, part: Array) -> PRNGKeyArray:
-    """Dropout's key for a device's part of a step."""
-    key = jax.random.key(config.seed)
-    for number in (step, jax.lax.axis_index("data"), part):
-        key = jax.random.fold_in(key, number)
-    return key
+    return jax.jit(step, donate_argnums=0)
 
 
-def in_parts(sums: Callable[[tuple[Window, Array]], Summed], batch: Window, parts: int) -> Summed:
+def sums_of_windows(
+    build: Callable[[Params, Params], Whisper],
+    mesh: Mesh,
+    config: TrainConfig,
+    state: TrainState,
+    scale: Array,
+    batch: Window,
+) -> Summed:
+    """Loss, label tokens and gradients by the trained parameters, added up over the windows of a global batch."""
+    lies = {**specs(state.params, mesh), **specs(state.buffers, mesh)}
+    names = trained(state.params, config.freeze).keys()
+
+    def on_device(params: Params, buffers: Params, step: Array, scale: Array, batch: Window) -> Summed:
+        params, buffers = ({n: varying(x, lies[n]) for n, x in part.items()} for part in (params, buffers))
+        own, others = {name: params[name] for name in names}, {n: x for n, x in params.items() if n not in names}
+
+        def sums(part: Part) -> Summed:
+            def summed_loss(own: Params) -> Array:
+                whole = {name: gathered(value, lies[name]) for name, value in {**others, **own}.items()}
+                model = build(whole, {name: gathered(value, lies[name]) for name, value in buffers.items()})
+                return scaled_loss(model, part, step, scale, config)
+
+            nats, grads = jax.value_and_grad(summed_loss)(own)
+            return Summed(nats, label_count(part.windows.labels_L), grads)
+
+        share = len(batch.labels_L)
+        columns_B = jax.lax.axis_index(AXES) * share + jnp.arange(share)
+        nats, tokens, grads = in_parts(sums, Part(batch, columns_B), config.gradient_accumulation_steps)
+        grads = {name: summed(grad, lies[name]) for name, grad in grads.items()}
+        return Summed(jax.lax.psum(nats, AXES), jax.lax.psum(tokens, AXES), grads)
+
+    params, buffers = ({name: lies[name] for name in part} for part in (state.params, state.buffers))
+    grads = {name: lies[name] for name in names}
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(params, buffers, EVERYWHERE, EVERYWHERE, WINDOWS),
+        out_specs=Summed(EVERYWHERE, EVERYWHERE, grads),  # type: ignore[arg-type]
+    )(state.params, state.buffers, state.step, scale, batch)
+
+
+def scaled_loss(model: Whisper, part: Part, step: Array, scale: Array, config: TrainConfig) -> Float[Array, ""]:
+    """`scale` times the summed loss of the part's windows, as training sees them."""
+    batch = part.windows
+    log_mel_BFM = restore(batch.log_mel_q_FM, batch.log_mel_max_F)
+    if config.spec_augment.masks:
+        keys_B = window_keys(config.seed, step, part.columns_B)
+        log_mel_BFM = spec_augment(log_mel_BFM, speech_frames(batch.log_mel_max_F), keys_B, config.spec_augment)
+    drops = config.dropout or config.activation_dropout or config.attention_dropout
+    dropout = Dropout(config, dropout_key(config, step, part)) if drops else None
+    x_BLD = model.decoder(batch.tokens_L, model.encoder(log_mel_BFM, dropout), dropout)
+    embedding_VD = model.decoder.embed_tokens.embedding[...]
+    return vocabulary_loss(x_BLD, embedding_VD, batch.labels_L, scale, config.label_smoothing)
+
+
+def dropout_key(config: TrainConfig, step: Array, part: Part) -> PRNGKeyArray:
+    """Dropout's key for a part of a step, known by its first window."""
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    return jax.random.fold_in(key, part.columns_B[0])
+
+
+def in_parts(sums: Callable[[Part], Summed], batch: Part, parts: int) -> Summed:
     """The sums of a device's windows, added up over equal parts of them, so that one part's activations exist."""
     if parts == 1:
-        return sums((batch, jnp.zeros((), jnp.int32)))
-    split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch), jnp.arange(parts)
+        return sums(batch)
+    split: Part = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
     shapes = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], split))
     zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
-    own = jax.lax.pcast(zeros, "data", to="varying")
+    own = jax.lax.pcast(zeros, AXES, to="varying")
     return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, sums(part)), None), own, split)[0]

@@ -26,6 +26,9 @@ from jax_train.checkpoints import Checkpoints
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
 from jax_train.device_memory import memory_advice
 from jax_train.evaluation import Evaluation
+from jax_train.lora import adapted
+from jax_train.lora import summary as lora_summary
+from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
 from jax_train.preemption import Stopped, StopRequest, in_any_process
@@ -33,7 +36,8 @@ from jax_train.pretrained import model_folder
 from jax_train.run_folder import prepare_run
 from jax_train.runlog import SUMMARY, WER, RunLog
 from jax_train.saving import Saving
-from jax_train.step import TrainState, data_mesh, make_train_step, replicate
+from jax_train.sharding import data_mesh, shardings
+from jax_train.step import TrainState, make_train_step
 from jax_train.trace import Trace
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
@@ -48,7 +52,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     """
     stop = stop or StopRequest(config.run)
     # 1. Devices
-    mesh = data_mesh()
+    mesh = data_mesh(fsdp=config.fsdp)
     if config.batch_size % mesh.size:
         raise UserError(f"--batch-size {config.batch_size} does not divide by {mesh.size} devices")
     share, parts = config.batch_size // mesh.size, config.gradient_accumulation_steps
@@ -70,7 +74,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
             f"MODEL={config.model}"
         )
-    model = load_model(folder, jnp.dtype(config.compute_dtype))
+    model = load_model(folder, jnp.dtype(config.compute_dtype), config.remat)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
@@ -123,10 +127,12 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
                 values["learning_rate"] = float(schedule(step))
                 rows = plan.rows_of_step(step)
                 clip_ids = [str(clip) for clip in shards.index["id"][rows]]
-                if not is_finite(values) and log.skipped < config.skip_non_finite:
+                rescaled = bool(metrics.skipped) and config.compute_dtype == "float16"  # no fault of the clips
+                if not rescaled and not is_finite(values) and log.skipped < config.skip_non_finite:
                     log.skip(step + 1, values, clip_ids)
                     continue
-                check_finite(step + 1, values, clip_ids)
+                if not rescaled:
+                    check_finite(step + 1, values, clip_ids)
                 speech = float(shards.index["seconds"][rows].sum())
                 written = step + 1 == plan.steps or (step + 1) % config.log_steps == 0
                 log.step(step + 1, values, speech, waited, write=written)
@@ -137,12 +143,24 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
 def initial_state(
     model: Whisper, optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> tuple[TrainState, Callable[[Params, Params], Whisper]]:
-    """The state before the first step, on every device, and what builds the model from its arrays."""
-    params, buffers, build = functional(model)
-    own = trained(params, config.freeze)
-    ema = jax.tree.map(jnp.copy, own) if config.ema_decay else None  # a step cannot consume the same array twice
-    state = TrainState(params, buffers, optimizer.init(own), jnp.zeros((), jnp.int32), ema)
-    return replicate(state, mesh), build
+    """The state before the first step, as it lies on the mesh, and what builds the model from its arrays."""
+    if config.lora.rank:
+        params, buffers, build = adapted(model, config.lora, jax.random.key(config.seed))
+        print(lora_summary(buffers, params))
+    else:
+        params, buffers, build = functional(model)
+
+    def first(params: Params, buffers: Params) -> TrainState:
+        own = trained(params, config.freeze)
+        ema = jax.tree.map(jnp.copy, own) if config.ema_decay else None
+        scale = LossScale.initial() if config.compute_dtype == "float16" else None
+        params, buffers = jax.tree.map(jnp.copy, (params, buffers))  # a step consumes them; the model's may live on
+        return TrainState(params, buffers, optimizer.init(own), jnp.zeros((), jnp.int32), ema, scale)
+
+    lies = shardings(jax.eval_shape(first, params, buffers), mesh)
+    if jax.process_count() > 1:
+        params, buffers = jax.device_get((params, buffers))  # one process's device holds them, the others' take part
+    return jax.jit(first, out_shardings=lies)(params, buffers), build
 
 
 def is_finite(values: dict[str, float]) -> bool:

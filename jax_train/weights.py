@@ -57,15 +57,15 @@ def read_safetensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def load_model(folder: Path, dtype: DTypeLike = jnp.float32) -> Whisper:
-    """Whisper with the folder's weights in float32, computing in `dtype`.
+def load_model(folder: Path, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Whisper:
+    """Whisper with the folder's weights in float32, computing in `dtype`; `remat` as the model's.
 
     Raises `UserError` for a missing, unexpected or wrongly shaped tensor.
     """
     config = WhisperConfig.from_folder(folder)
     tensors = read_safetensors(folder)
     tensors.pop(TIED, None)
-    graph, state = nnx.split(Whisper(config, dtype))
+    graph, state = nnx.split(Whisper(config, dtype, remat=remat))
     flat = dict(nnx.to_flat_state(state))
     wanted = {torch_name(path): path for path in flat}
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())

@@ -1,4 +1,4 @@
-"""A run killed at random moments: `python -m tests.killed_run CONFIG.json KILLS SEED`, the config a `TrainConfig`.
+"""A run killed at random moments: `python -m tests.killed_run CONFIG.pickle KILLS SEED`, the config a `TrainConfig`.
 
 Everything is imported once; each attempt is a fork, made before JAX starts its threads, so that it costs a run's own
 start alone. Of the kills every fifth waits for a checkpoint that is being written; the others come at a moment drawn
@@ -7,6 +7,7 @@ from the whole life of an attempt, its start included. The last attempt is left 
 
 import json
 import os
+import pickle
 import random
 import signal
 import sys
@@ -27,8 +28,7 @@ PATIENCE_SECONDS = 60.0  # for a checkpoint to be begun
 
 def main() -> None:
     path, kills, seed = sys.argv[1:]
-    fields = json.loads(Path(path).read_text())
-    config = TrainConfig(**fields | {name: Path(fields[name]) for name in ("shards", "run")})
+    config: TrainConfig = pickle.loads(Path(path).read_bytes())
     compilation_cache(REPOSITORY / ".cache" / "jax")
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX is imported, and has started no thread
     moments = random.Random(int(seed))

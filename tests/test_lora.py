@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from data.errors import UserError
-from jax_train.config import TrainConfig
-from jax_train.lora import Lora, adapted, init, merge, merged, summary
+from jax_train.config import Lora, TrainConfig
+from jax_train.lora import adapted, init, merge, merged, summary
+from jax_train.loss import token_loss
 from jax_train.model import functional
-from jax_train.step import TrainState, data_mesh, make_train_step, replicate, token_loss
+from jax_train.sharding import data_mesh
+from jax_train.step import TrainState, distribute, make_train_step
 from jax_train.weights import load_model
 from jax_train.windows import Window
 from tests.torch_reference import SMALL, load_torch, random_tokens, small_model_dir, torch_loss
@@ -145,7 +147,7 @@ def test_a_step_trains_the_adapters_alone_on_every_device(model_dir):
         rng.integers(0, 256, (8, 3000, 80)).astype(np.uint8), np.full((8, 3000), 0.5, np.float32), tokens, labels
     )
     state, metrics = make_train_step(build, optimizer, mesh, TrainConfig(Path(), Path()))(
-        replicate(state, mesh), window
+        distribute(state, mesh), window
     )
     assert np.isfinite(float(metrics.loss))
     for name, value in state.buffers.items():
@@ -179,7 +181,7 @@ def test_a_layers_first_adapter_does_not_depend_on_the_other_targets():
 
 
 def test_frozen_matrices_may_be_kept_in_bfloat16_and_the_adapters_stay_float32(model):
-    adapters, frozen, _ = adapted(model, Lora(4), jax.random.key(0), jnp.bfloat16)
+    adapters, frozen, _ = adapted(model, Lora(4, frozen_dtype="bfloat16"), jax.random.key(0))
     assert {value.dtype for value in adapters.values()} == {jnp.dtype(jnp.float32)}
     assert {str(value.dtype) for name, value in frozen.items() if name.endswith(".kernel")} == {"bfloat16"}
     assert frozen["encoder.layer_norm.scale"].dtype == jnp.float32
@@ -201,7 +203,7 @@ def test_the_number_of_trainable_parameters_is_said():
         ({"targets": ("conv1",)}, "target 'conv1' matches no linear layer"),
         ({"targets": ("encoder.*.encoder_attn.q_proj",)}, "matches no linear layer"),
         ({"rank": 65}, r"rank 65: decoder\.layers\.0\.encoder_attn\.q_proj is 64 × 64"),
-        ({"rank": 0}, "rank 0: at least 1"),
+        ({"rank": -1}, "rank -1: at least 1"),
         ({"alpha": 0.0}, r"alpha 0\.0: more than 0"),
         ({"targets": ()}, "without targets"),
     ],

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from data.errors import UserError
-from jax_train.config import PUBLISHED, WhisperConfig
-from jax_train.lora import Lora, init, merged
+from jax_train.config import PUBLISHED, Lora, WhisperConfig
+from jax_train.lora import init, merged
 from jax_train.memory_plan import MemoryPlan, PlanConfig, largest_batch, memory_plan
 from jax_train.model import Whisper, functional
 

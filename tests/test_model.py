@@ -12,9 +12,11 @@ from flax import nnx
 from data.errors import UserError
 from jax_train.attention import attend
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig
+from jax_train.loss import token_loss
 from jax_train.model import Whisper, functional, jitted
 from jax_train.optimizer import make_optimizer
-from jax_train.step import TrainState, apply, data_mesh, make_train_step, replicate, token_loss
+from jax_train.sharding import data_mesh
+from jax_train.step import TrainState, apply, distribute, make_train_step
 from jax_train.weights import load_model, read_safetensors, to_torch_layout, torch_name
 from tests.torch_reference import load_torch, random_tokens, small_model_dir, speech_features, torch_loss
 
@@ -173,7 +175,7 @@ def test_the_step_on_eight_devices_gives_the_parameters_of_one(tmp_path):
         mesh = data_mesh(devices)
         params, buffers, build = functional(model)
         step = make_train_step(build, optimizer, mesh, config)
-        state = replicate(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
+        state = distribute(TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32)), mesh)
         losses = []
         for seed in range(3):
             state, metrics = step(state, random_batch(seed, mesh, batch=8))

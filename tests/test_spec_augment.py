@@ -11,8 +11,8 @@ from transformers.models.whisper.modeling_whisper import WhisperModel, _compute_
 
 from data.errors import UserError
 from data.log_mel import N_FRAMES
+from jax_train.sharding import data_mesh
 from jax_train.spec_augment import SpecAugment, span_mask, spec_augment, speech_frames, window_keys
-from jax_train.step import data_mesh
 
 WINDOWS = 400
 BOTH = SpecAugment(mask_time_prob=0.2, mask_feature_prob=0.3, mask_feature_length=5)

@@ -13,10 +13,12 @@ import jax_train.train
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, load_run
 from jax_train.config import TrainConfig
+from jax_train.loss import token_loss
 from jax_train.model import functional
 from jax_train.optimizer import frozen_names, make_optimizer
 from jax_train.runlog import read_rows
-from jax_train.step import TrainState, data_mesh, make_train_step, token_loss
+from jax_train.sharding import data_mesh
+from jax_train.step import TrainState, make_train_step
 from jax_train.train import initial_state, train
 from jax_train.weights import load_model, torch_name
 from jax_train.windows import IGNORE
@@ -34,9 +36,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def steps(model_dir: Path, config: TrainConfig, devices: int = 2, count: int = 2) -> list[tuple[TrainState, float]]:
     """The states before training and after each step, with the step's loss."""
-    mesh = data_mesh(jax.devices()[:devices])
+    mesh = data_mesh(jax.devices()[:devices], config.fsdp)
     optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
-    state, build = initial_state(load_model(model_dir), optimizer, mesh, config)
+    model = load_model(model_dir, jnp.dtype(config.compute_dtype), config.remat)
+    state, build = initial_state(model, optimizer, mesh, config)
     step = make_train_step(build, optimizer, mesh, config)
     seen = [(jax.tree.map(np.array, state), np.nan)]  # copies: the step consumes what jax.device_get would look into
     for seed in range(count):

@@ -20,10 +20,11 @@ from data.tokens import load_tokenizer
 from jax_train.batches import Windows, batches, plan_run
 from jax_train.checkpoints import load_run
 from jax_train.config import TrainConfig
+from jax_train.loss import token_loss
 from jax_train.model import functional, jitted
 from jax_train.optimizer import learning_rate_schedule
 from jax_train.runlog import read_rows
-from jax_train.step import restore, token_loss
+from jax_train.step import restore
 from jax_train.train import train
 from jax_train.weights import load_model
 from jax_train.windows import Prompt, Window

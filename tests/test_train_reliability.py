@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -34,7 +35,8 @@ from jax_train.model import functional
 from jax_train.run_folder import prepare_run
 from jax_train.runlog import METRICS, RunLog, read_rows
 from jax_train.saving import Saving
-from jax_train.step import TrainState, data_mesh, replicate
+from jax_train.sharding import data_mesh
+from jax_train.step import TrainState, distribute
 from jax_train.trace import self_times
 from jax_train.train import train
 
@@ -67,8 +69,8 @@ def undisturbed(setup: TrainConfig) -> TrainConfig:
 
 def in_process(config: TrainConfig, kills: int, seed: int) -> list:
     """Train in another process, killed so often; where the kills struck."""
-    path = config.run.with_suffix(".json")
-    path.write_text(json.dumps(dataclasses.asdict(config), default=str))
+    path = config.run.with_suffix(".pickle")
+    path.write_bytes(pickle.dumps(config))
     arguments = [sys.executable, "-m", "tests.killed_run", str(path), str(kills), str(seed)]
     done = subprocess.run(arguments, cwd=REPOSITORY, env=os.environ | ONE_DEVICE, capture_output=True, text=True)
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-3000:]}"
@@ -157,7 +159,7 @@ def test_a_signal_before_the_first_step_ends_with_0_at_once(undisturbed):
 def small_state(step: int) -> TrainState:
     """A state on all eight devices, whose arrays are larger than what Orbax writes in one piece."""
     params = {"kernel": jnp.full((64, 1024), float(step)), "bias": jnp.arange(8.0) + step}
-    return replicate(TrainState(params, {}, (jnp.zeros(3),), jnp.asarray(step, jnp.int32)), data_mesh())
+    return distribute(TrainState(params, {}, (jnp.zeros(3),), jnp.asarray(step, jnp.int32)), data_mesh())
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -174,7 +176,7 @@ def test_a_checkpoint_holds_its_own_step_although_later_steps_overwrite_the_arra
             checkpoints.save(state, {"position": step})
             for _ in range(3):
                 state = next_state(state)
-            state = state._replace(step=replicate(small_state(step + 1), data_mesh()).step)
+            state = state._replace(step=distribute(small_state(step + 1), data_mesh()).step)
     for step in range(4, 0, -1):
         with Checkpoints(tmp_path) as checkpoints:
             got, data = checkpoints.restore(small_state(0))
@@ -244,7 +246,7 @@ def full_disk() -> Iterator[Callable[[bool], None]]:
 def noise(step: int) -> TrainState:
     """A state that does not compress."""
     kernel = jax.random.normal(jax.random.key(step), (64, 1024))
-    return replicate(small_state(step)._replace(params={"kernel": kernel}), data_mesh())
+    return distribute(small_state(step)._replace(params={"kernel": kernel}), data_mesh())
 
 
 class Position:

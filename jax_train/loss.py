@@ -1,0 +1,139 @@
+"""Cross-entropy over the vocabulary: plainly, and from hidden states without ever holding all logits.
+
+Decision: Whisper's logits are its largest array (51,865 floats a token: 50 MB for a window of 256 labels, and again for
+their gradient). `vocabulary_loss` takes a chunk of tokens at a time, and computes the chunk's gradient while its logits
+are there, so that nothing is kept but the gradients of hidden states and embedding, and nothing is computed twice.
+Tokens that the loss leaves out are moved behind the others and cost nothing.
+
+B windows, L tokens, V vocabulary, D d_model, N = B · L tokens, C tokens of a chunk.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jax_train.windows import IGNORE
+
+CHUNK = 1024  # tokens: 212 MB of float32 logits
+
+
+def token_loss(
+    logits_BLV: Float[Array, "B L V"], labels_BL: Int[Array, "B L"], label_smoothing: float = 0.0
+) -> tuple[Array, Array]:
+    """Summed cross-entropy in nats, and the number of label tokens it covers.
+
+    With `label_smoothing`, that share of a label's weight is spread evenly over the vocabulary (arXiv 1512.00567).
+    """
+    keep_BL = labels_BL != IGNORE
+    nats_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, jnp.where(keep_BL, labels_BL, 0))
+    if label_smoothing:
+        spread_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - logits_BLV.mean(-1)
+        nats_BL = (1 - label_smoothing) * nats_BL + label_smoothing * spread_BL
+    return jnp.where(keep_BL, nats_BL, 0.0).sum(), label_count(labels_BL)
+
+
+def label_count(labels_BL: Int[Array, "B L"]) -> Int[Array, ""]:
+    """Label tokens that the loss covers."""
+    return (labels_BL != IGNORE).sum(dtype=jnp.int32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def vocabulary_loss(
+    x_BLD: Float[Array, "B L D"],
+    embedding_VD: Float[Array, "V D"],
+    labels_BL: Int[Array, "B L"],
+    scale: Float[Array, ""],
+    label_smoothing: float = 0.0,
+    chunk: int = CHUNK,
+) -> Float[Array, ""]:
+    """`scale` times `token_loss` of the logits `x · embeddingᵀ`, for hidden states in any type; logits are float32.
+
+    `scale` is there, not outside, because gradients that are kept in float16 would vanish without it. It and the
+    labels have no gradient.
+    """
+    return _chunks(x_BLD, embedding_VD, labels_BL, scale, label_smoothing, chunk, gradients=False)[0]
+
+
+Kept = tuple[Array, Array]
+
+
+def _forward(
+    x_BLD: Array, embedding_VD: Array, labels_BL: Array, scale: Array, label_smoothing: float, chunk: int
+) -> tuple[Array, Kept]:
+    nats, grad_x_BLD, grad_embedding_VD = _chunks(
+        x_BLD, embedding_VD, labels_BL, scale, label_smoothing, chunk, gradients=True
+    )
+    return nats, (grad_x_BLD, grad_embedding_VD)
+
+
+def _backward(_label_smoothing: float, _chunk: int, kept: Kept, grad: Array) -> tuple[Array | None, ...]:
+    grad_x_BLD, grad_embedding_VD = kept
+    return grad_x_BLD * grad.astype(grad_x_BLD.dtype), grad_embedding_VD * grad, None, None
+
+
+vocabulary_loss.defvjp(_forward, _backward)
+
+
+def _chunks(
+    x_BLD: Array,
+    embedding_VD: Array,
+    labels_BL: Array,
+    scale: Array,
+    label_smoothing: float,
+    chunk: int,
+    gradients: bool,
+) -> tuple[Array, Array, Array]:
+    """Scaled loss and, if asked for, its gradients by hidden states and embedding (else zeros of no size)."""
+    n_tokens, d_model = labels_BL.size, x_BLD.shape[-1]
+    chunk = min(chunk, n_tokens)
+    room = -n_tokens % chunk
+    labels_N = jnp.pad(labels_BL.reshape(-1), (0, room), constant_values=IGNORE)
+    order_N = jnp.argsort(labels_N == IGNORE, stable=True)  # those that count come first
+    labels_N, x_ND = labels_N[order_N], jnp.pad(x_BLD.reshape(-1, d_model), ((0, room), (0, 0)))[order_N]
+    weights_VD = embedding_VD.astype(x_BLD.dtype)
+
+    def one_chunk(number: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        nats, grad_x_ND, grad_embedding_VD = sums
+        x_CD = jax.lax.dynamic_slice_in_dim(x_ND, number * chunk, chunk)
+        labels_C = jax.lax.dynamic_slice_in_dim(labels_N, number * chunk, chunk)
+        more, grad_CV = _of_chunk(_matmul(x_CD, weights_VD.T), labels_C, scale, label_smoothing)
+        if gradients:
+            grad_CV = grad_CV.astype(x_ND.dtype)
+            grad_x_CD = _matmul(grad_CV, weights_VD).astype(x_ND.dtype)
+            grad_x_ND = jax.lax.dynamic_update_slice_in_dim(grad_x_ND, grad_x_CD, number * chunk, 0)
+            grad_embedding_VD = grad_embedding_VD + _matmul(grad_CV.T, x_CD)
+        return nats + more, grad_x_ND, grad_embedding_VD
+
+    rows, words = (len(x_ND), len(embedding_VD)) if gradients else (0, 0)
+    empty = jnp.zeros(()), jnp.zeros((rows, d_model), x_ND.dtype), jnp.zeros((words, d_model))
+    nothing = x_ND[:0].astype(jnp.float32).sum()  # 0, each device's own, which the sums then are too
+    sums = jax.tree.map(lambda array: array + nothing.astype(array.dtype), empty)
+    n_chunks = -(-label_count(labels_BL) // chunk)
+    nats, grad_x_ND, grad_embedding_VD = jax.lax.fori_loop(0, n_chunks, one_chunk, sums)
+    if gradients:
+        grad_x_ND = jnp.zeros_like(grad_x_ND).at[order_N].set(grad_x_ND)[:n_tokens]
+        grad_x_ND = grad_x_ND.reshape(x_BLD.shape)
+    return nats, grad_x_ND, grad_embedding_VD
+
+
+def _of_chunk(
+    logits_CV: Float[Array, "C V"], labels_C: Int[Array, "C"], scale: Array, label_smoothing: float
+) -> tuple[Float[Array, ""], Float[Array, "C V"]]:
+    """Scaled loss of a chunk, and its gradient by the logits: what softmax says less what the label says."""
+    vocabulary = logits_CV.shape[1]
+    keep_C1 = (labels_C != IGNORE)[:, None]
+    is_label_CV = labels_C[:, None] == jnp.arange(vocabulary)[None]
+    log_total_C1 = jax.nn.logsumexp(logits_CV, axis=1, keepdims=True)
+    of_label_C = jnp.where(is_label_CV, logits_CV, 0.0).sum(1)
+    wanted_C = (1 - label_smoothing) * of_label_C + (label_smoothing * logits_CV.mean(1) if label_smoothing else 0.0)
+    nats = jnp.where(keep_C1[:, 0], log_total_C1[:, 0] - wanted_C, 0.0).sum()
+    target_CV = jnp.where(is_label_CV, 1 - label_smoothing, 0.0) + label_smoothing / vocabulary
+    grad_CV = jnp.where(keep_C1, jnp.exp(logits_CV - log_total_C1) - target_CV, 0.0)
+    return scale * nats, scale * grad_CV
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)

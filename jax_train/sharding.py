@@ -1,0 +1,78 @@
+"""Devices as a mesh, and which part of a run's state each one holds.
+
+Decision: one axis of devices for the data, `data`, and one for the parameters, `fsdp`. Windows are split over both.
+`--fsdp N` groups the devices by N; a group holds one copy of parameters, average and optimizer state between them, each
+array split along its longest axis that N divides. A step gathers what the model reads, and the gradient of a gathered
+parameter comes back split (ZeRO stage 3, arXiv 1910.02054). With N = 1 every device holds everything.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from data.errors import UserError
+
+AXES = ("data", "fsdp")
+WINDOWS = PartitionSpec(AXES)
+EVERYWHERE = PartitionSpec()
+
+
+def data_mesh(devices: list[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+    """All devices of all processes, or those given: groups along `data`, the `fsdp` members of one along `fsdp`."""
+    found = np.asarray(devices or jax.devices())
+    if len(found) % fsdp:
+        raise UserError(f"--fsdp {fsdp} does not divide {len(found)} devices")
+    return Mesh(found.reshape(-1, fsdp), AXES)
+
+
+def split_axis(shape: tuple[int, ...], parts: int) -> int | None:
+    """The axis along which an array is split: the longest that `parts` divides; None: not split."""
+    fitting = [axis for axis, size in enumerate(shape) if size % parts == 0 and size >= parts > 1]
+    return max(fitting, key=lambda axis: shape[axis], default=None)
+
+
+def spec(array: Any, mesh: Mesh) -> PartitionSpec:
+    """How a parameter lies on the mesh."""
+    axis = split_axis(array.shape, mesh.shape["fsdp"])
+    return EVERYWHERE if axis is None else PartitionSpec(*[None] * axis, "fsdp")
+
+
+def specs(params: Mapping[str, Any], mesh: Mesh) -> dict[str, PartitionSpec]:
+    """How parameters lie on the mesh, by name."""
+    return {name: spec(value, mesh) for name, value in params.items()}
+
+
+def shardings(state: Any, mesh: Mesh) -> Any:
+    """The same for a whole state; optimizer state that is no parameter's shape lies everywhere."""
+    names = {name: value.shape for part in (state.params, state.buffers) for name, value in part.items()}
+
+    def sharding(path: tuple[Any, ...], array: Any) -> NamedSharding:
+        name = getattr(path[-1], "key", None)
+        is_parameters = names.get(name) == array.shape if isinstance(name, str) else False
+        return NamedSharding(mesh, spec(array, mesh) if is_parameters else EVERYWHERE)
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def varying(array: Array, lies: PartitionSpec) -> Array:
+    """The array as each device's own, so that its gradient is the device's own too and the step adds them up."""
+    own: Array = jax.lax.pcast(array, AXES if lies == EVERYWHERE else ("data",), to="varying")
+    return own
+
+
+def gathered(array: Array, lies: PartitionSpec) -> Array:
+    """A parameter whole, from this device's part of it."""
+    if lies == EVERYWHERE:
+        return array
+    whole: Array = jax.lax.all_gather(array, "fsdp", axis=len(lies) - 1, tiled=True)
+    return whole
+
+
+def summed(gradient: Array, lies: PartitionSpec) -> Array:
+    """A parameter's gradient over all devices; a split one has been added up over its group on the way back."""
+    total: Array = jax.lax.psum(gradient, AXES if lies == EVERYWHERE else "data")
+    return total

@@ -1,0 +1,87 @@
+"""Parameters split over devices: the step of one device, a part of the memory; checkpoints fit any topology."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from jax_train.checkpoints import Checkpoints, load_run
+from jax_train.model import functional
+from jax_train.optimizer import make_optimizer
+from jax_train.sharding import data_mesh, split_axis
+from jax_train.step import make_train_step
+from jax_train.train import initial_state, train
+from jax_train.weights import load_model
+from tests.test_step import CONFIG, steps
+from tests.test_windows import random_batch
+from tests.torch_reference import small_model_dir
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return small_model_dir(tmp_path_factory.mktemp("sharding"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"ema_decay": 0.5}, {"lora": dataclasses.replace(CONFIG.lora, rank=4)}], ids=["whole", "lora"]
+)
+def test_parameters_in_four_parts_take_the_step_of_one_device_in_a_quarter_of_the_room(model_dir, options):
+    """1e-5 of the loss: sums in another order. Two steps move parameters by up to 2e-3; rounding turns few signs."""
+    config = dataclasses.replace(CONFIG, **options)
+    one = steps(model_dir, config, devices=1)
+    split = dataclasses.replace(config, fsdp=4)
+    mesh = data_mesh(jax.devices(), split.fsdp)
+    optimizer = make_optimizer(split, lambda _: jnp.float32(1e-3))
+    state, build = initial_state(load_model(model_dir), optimizer, mesh, split)
+    step = make_train_step(build, optimizer, mesh, split)
+    for seed, (want, want_loss) in enumerate(one[1:]):
+        state, metrics = step(state, random_batch(seed, mesh, batch=8))
+        assert float(metrics.loss) == pytest.approx(want_loss, rel=1e-5)
+        for name, value in want.params.items():
+            difference = np.abs(np.asarray(state.params[name]) - value)
+            assert np.mean(difference > 2e-5) < 0.02, name
+            assert difference.max() <= 4.1e-3, name
+        for part in (state.params, state.buffers, state.opt_state):
+            assert share_on_a_device(part) == pytest.approx(0.25, abs=0.01)
+
+
+def share_on_a_device(tree) -> float:
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]
+    return sum(leaf.addressable_shards[0].data.size for leaf in arrays) / sum(leaf.size for leaf in arrays)
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts", "axis"), [((3, 80, 384), 4, 2), ((51_866, 64), 4, 1), ((6,), 4, None), ((8, 8), 1, None)]
+)
+def test_the_longest_axis_that_divides_is_split(shape, parts, axis):
+    assert split_axis(shape, parts) == axis
+
+
+def test_a_number_of_parts_that_does_not_divide_the_devices_is_refused():
+    with pytest.raises(UserError, match="--fsdp 3 does not divide 8 devices"):
+        data_mesh(fsdp=3)
+
+
+def test_a_checkpoint_of_one_topology_is_read_on_another(small_model_dir, small_shards, tmp_path):
+    """Eight devices in two groups write it; one device goes on from it, bit for bit the same state."""
+    config = dataclasses.replace(
+        CONFIG, shards=small_shards, run=tmp_path / "run", model=str(small_model_dir), batch_size=8, steps=2, fsdp=4
+    )
+    config = dataclasses.replace(config, learning_rate=1e-2)
+    train(config)
+    optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
+    states = []
+    for devices, fsdp in ((jax.devices(), 4), (jax.devices()[:2], 1)):
+        mesh = data_mesh(devices, fsdp)
+        like, _ = initial_state(load_model(small_model_dir), optimizer, mesh, dataclasses.replace(config, fsdp=fsdp))
+        with Checkpoints(config.run) as checkpoints:
+            states.append(checkpoints.restore(like)[0])
+        name = "decoder.layers.0.fc1.kernel"
+        assert states[-1].params[name].sharding.device_set == set(devices)
+    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(state) for state in states))
+    for name, value in functional(load_run(config.run)[0])[0].items():
+        np.testing.assert_array_equal(value, states[0].params[name], err_msg=name)
+    assert train(dataclasses.replace(config, fsdp=1))["step"] == 2  # the same run, whatever the topology
