@@ -5,6 +5,7 @@ of it, however many there are.
 """
 
 import dataclasses
+import signal
 from typing import Any, NamedTuple
 
 import grain
@@ -122,13 +123,19 @@ def batches(windows: Windows, workers: int = 0) -> Any:
     dataset = grain.MapDataset.source(windows).batch(windows.local_batch).to_iter_dataset(options)
     if workers:
         no_absl_flags()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, PREFETCHED_BATCHES), no_absl_flags)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, PREFETCHED_BATCHES), start_worker)
     return iter(dataset)
 
 
 def no_absl_flags(*_: int) -> None:
     """Grain's processes ask absl for flags, which raises in a program that never let absl parse its command line."""
     flags.FLAGS.mark_as_parsed()
+
+
+def start_worker(*_: int) -> None:
+    """In each of Grain's processes: Ctrl-C reaches them too, and they must serve until the running step is saved."""
+    no_absl_flags()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def to_devices(batch: Window, mesh: Mesh) -> Window:

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: state, data position and step, committed by rename, the newest kept.
+"""Orbax checkpoints of a run: state, data position and step, committed by rename, the newest and the best kept.
 
 A run's folder is self-contained: `checkpoints/<step>/`, `config.json`, `metrics.jsonl`, `tensorboard/`, and `model/`
 with the small files of the model it started from (architecture, tokenizer, generation settings), which evaluation and
@@ -8,15 +8,21 @@ export need beside the parameters.
 import base64
 import json
 import shutil
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
 from data.errors import UserError
+from jax_train.checkpoint_files import PARTIAL, damage, remove, remove_partial, seal, set_aside, steps_in, superfluous
 from jax_train.config import WhisperConfig
 from jax_train.lora import apart, init, merge
 from jax_train.model import Params, Whisper, functional
@@ -25,40 +31,133 @@ from jax_train.step import TrainState
 
 SMALL_FILES = ("*.json", "*.txt")
 WEIGHT_INDEX = "*.index.json"
+SHARED_BYTES = 1 << 24  # of an array from which on replicas share its writing; cutting it costs a compilation
+WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # TensorStore's are no OSErrors
+
+
+class SaveError(Exception):
+    """A checkpoint could not be written; those before it stand."""
 
 
 class Checkpoints:
-    """The checkpoints of one run; use as a context manager, so that pending writes are finished."""
+    """The checkpoints of one run; use as a context manager, so that pending writes are finished.
+
+    Saving copies the state to the host and returns; threads write it while steps go on. The newest `keep` stay, and the
+    one of lowest WER.
+    """
 
     def __init__(self, run: Path, keep: int = 1) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(
-            (run / "checkpoints").absolute(), options=options, item_names=("state", "data")
+        self._folder, self._keep = (run / "checkpoints").absolute(), keep
+        arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED_BYTES)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry), data=ocp.JsonCheckpointHandler()
+            )
         )
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+        if jax.process_index() == 0:
+            remove_partial(self._folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        try:
+            self.wait()
+        except SaveError as failed:
+            if kind is None:
+                raise
+            print(failed, file=sys.stderr)  # what ended the run comes first
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
 
     def latest(self) -> int | None:
-        """The newest complete checkpoint's step."""
-        return self._manager.latest_step()
+        """The newest checkpoint's step."""
+        return max(steps_in(self._folder), default=None)
 
-    def save(self, state: TrainState, data_state: bytes | dict[str, Any]) -> None:
-        """Start writing the state under its step; the files are under their final name only when complete."""
+    def save(
+        self, state: TrainState, data_state: bytes | dict[str, Any], wer: Mapping[int, float] | None = None
+    ) -> None:
+        """Start writing the state under its step, after the one before. `wer` of steps decides which is the best.
+
+        Raises:
+            SaveError: this one could not be begun, or the one before not be finished.
+        """
+        self.wait()
         data = {"bytes": base64.b64encode(data_state).decode()} if isinstance(data_state, bytes) else data_state
-        args = ocp.args.Composite(state=ocp.args.StandardSave(_as_saved(state)), data=ocp.args.JsonSave(data))
-        self._manager.save(int(state.step), args=args)
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_saved(state)), data=ocp.args.JsonSave(data))
+        step = int(state.step)
+        partial = self._folder / f"{step}{PARTIAL}"
+        try:
+            self._orbax.save(partial, args=args, force=True)
+        except WRITE_ERRORS as error:
+            raise self._failed(step, error) from error
+        self._pending = self._thread.submit(self._finish, step, partial, dict(wer or {}))
+
+    def wait(self, only_if_done: bool = False) -> None:
+        """Wait for the pending checkpoint; `only_if_done`: just look. Raises `SaveError` if it was not written."""
+        pending = self._pending
+        if pending and (pending.done() or not only_if_done):
+            self._pending = None
+            pending.result()
 
     def restore(self, like: TrainState) -> tuple[TrainState, bytes | dict[str, Any]]:
-        """The newest checkpoint in the shapes and shardings of `like`, and the data iterator's state."""
+        """The newest whole checkpoint in the shapes and shardings of `like`, and the data iterator's state.
+
+        Newer ones that are damaged are named on standard error and set aside.
+
+        Raises:
+            UserError: none of them is whole.
+        """
+        step = self._newest_whole()
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_saved(like))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
-        found = self._manager.restore(self.latest(), args=args)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(abstract, restore_args), data=ocp.args.JsonRestore())
+        found = self._orbax.restore(self._folder / str(step), args=args)
         data = found.data
         return TrainState(**found.state), base64.b64decode(data["bytes"]) if "bytes" in data else data
+
+    def _newest_whole(self) -> int:
+        """The step to continue from, the same in every process."""
+        damaged: dict[int, str] = {}
+        whole = 0
+        if jax.process_index() == 0:
+            for step in reversed(steps_in(self._folder)):
+                if not (wrong := damage(self._folder / str(step))):
+                    whole = step
+                    break
+                damaged[step] = wrong
+        if jax.process_count() > 1:
+            whole = int(multihost_utils.broadcast_one_to_all(np.int64(whole)))
+        if not whole:
+            found = "; ".join(f"step {step}: {wrong}" for step, wrong in damaged.items())
+            raise UserError(f"{self._folder}: no whole checkpoint ({found}); give another RUN to train anew")
+        for step, wrong in damaged.items():
+            set_aside(self._folder / str(step))
+            print(f"{self._folder / str(step)} is damaged ({wrong}): continuing from step {whole}", file=sys.stderr)
+        return whole
+
+    def _finish(self, step: int, partial: Path, wer: dict[int, float]) -> None:
+        """Once Orbax has written it: seal, name, and delete what is superfluous now."""
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                seal(partial)
+                partial.rename(self._folder / str(step))
+                for old in superfluous(steps_in(self._folder), self._keep, wer):
+                    remove(self._folder / str(old))
+        except WRITE_ERRORS as error:
+            raise self._failed(step, error) from error
+
+    def _failed(self, step: int, error: Exception) -> SaveError:
+        remove_partial(self._folder)  # the room it took may be what the next one needs
+        last = self.latest()
+        kept = f"the newest is that of step {last}" if last else "there is none yet"
+        cause = str(error).splitlines()[0]
+        return SaveError(f"the checkpoint of step {step} could not be written to {self._folder}: {cause}; {kept}")
 
 
 def _as_saved(state: TrainState) -> dict[str, Any]:
@@ -94,9 +193,11 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     adapters = init(params, lora["rank"], lora["targets"], jax.random.key(0)) if lora["rank"] else {}
     kept = {name: _as_kept(value, lora["frozen_dtype"]) for name, value in params.items()} if adapters else {}
     folder = (run / "checkpoints").absolute()
-    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []  # complete ones only
+    steps = steps_in(folder)
     if not steps:
         raise UserError(f"{run}: no complete checkpoint in it; run `make train` with this RUN first")
+    if wrong := damage(folder / str(max(steps))):
+        raise UserError(f"{folder / str(max(steps))} is damaged ({wrong}); `make train` goes on from the one before")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),

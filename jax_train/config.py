@@ -202,8 +202,24 @@ class TrainConfig:
     """Processes that read windows; 0: a thread of this one, faster where cores are few. The windows are the same."""
     save_steps: int = 500
     """Steps between checkpoints; the last step is always saved."""
+    save_minutes: float = 10.0
+    """Minutes after which a checkpoint is due although those steps are not done; 0: never."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept; beside them the one of lowest WER, if the run evaluates."""
+    on_save_failure: Literal["stop", "continue"] = "stop"
+    """What to do when a checkpoint cannot be written, as on a full disk; the last good one is kept."""
+    skip_non_finite: int = 0
+    """Steps whose loss or gradient is no number that a run may leave out; at the next one it stops."""
+    eval_split: str = ""
+    """Split to transcribe now and then, for example dev; none by default. Each evaluation saves a checkpoint."""
+    eval_steps: int = 500
+    """Steps between evaluations; there is always one at the end."""
+    eval_clips: int = 200
+    """Clips of the split to transcribe, the same every time, drawn by the seed; 0: all."""
+    eval_batch_size: int = 8
+    """30 s windows at a time on each device in an evaluation."""
+    profile: int = 0
+    """Steps to trace into RUN/profile, after two others; 0: none."""
     log_steps: int = 1
     """Steps between rows of metrics.jsonl."""
 
@@ -231,6 +247,12 @@ class TrainConfig:
             ("fsdp", self.fsdp, self.fsdp > 0),
             ("workers", self.workers, self.workers >= 0),
             ("save-steps", self.save_steps, self.save_steps > 0),
+            ("save-minutes", self.save_minutes, self.save_minutes >= 0),
+            ("skip-non-finite", self.skip_non_finite, self.skip_non_finite >= 0),
+            ("eval-steps", self.eval_steps, self.eval_steps > 0),
+            ("eval-clips", self.eval_clips, self.eval_clips >= 0),
+            ("eval-batch-size", self.eval_batch_size, self.eval_batch_size > 0),
+            ("profile", self.profile, self.profile >= 0),
             ("keep", self.keep, self.keep > 0),
             ("log-steps", self.log_steps, self.log_steps > 0),
         ]:

@@ -196,9 +196,9 @@ class BatchDecoder:
         mesh = Mesh(np.asarray(devices), ("data",))
         rows, everywhere = PartitionSpec("data"), PartitionSpec()
         self._rows = NamedSharding(mesh, rows)
-        graph, state = nnx.split(model)
-        state = jax.tree.map(lambda value: value.astype(model.encoder.dtype), state)
-        self.state = jax.device_put(state, NamedSharding(mesh, everywhere))
+        self._everywhere = NamedSharding(mesh, everywhere)
+        graph = nnx.split(model)[0]
+        self.take(model)
         config = model.config
         self._window_FM = (2 * config.max_source_positions, config.num_mel_bins)
         program = jax.jit(
@@ -214,6 +214,11 @@ class BatchDecoder:
         started = time.perf_counter()
         self._program = program.lower(self.state, batch).compile()
         self.compile_seconds = time.perf_counter() - started
+
+    def take(self, model: Whisper) -> None:
+        """Decode with the weights of `model`, of the same architecture, from now on."""
+        state = jax.tree.map(lambda value: value.astype(model.encoder.dtype), nnx.split(model)[1])
+        self.state = jax.device_put(state, self._everywhere)
 
     def __call__(self, log_mel_BFM: Float32[np.ndarray, "B F M"]) -> Int[Array, "batch_size N"]:
         """The rows' new tokens, as `greedy` gives them, on their way: reading them waits. At most `batch_size` rows.

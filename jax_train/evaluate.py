@@ -118,9 +118,9 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
 
 
 def transcribe(
-    shards: Shards, rows: np.ndarray, decoder: BatchDecoder, tokenizer: Tokenizer
+    shards: Shards, rows: np.ndarray, decoder: BatchDecoder, tokenizer: Tokenizer, leave: bool = True
 ) -> tuple[list[str], list[str]]:
-    """The sentences as written and as decoded of `rows`, in their order. Shows progress on standard error."""
+    """The sentences as written and as decoded of `rows`, in their order. Shows progress, and may `leave` it there."""
     by_length = np.argsort(shards.index["frames"][rows], kind="stable")
     references, hypotheses = [""] * len(rows), [""] * len(rows)
 
@@ -137,7 +137,7 @@ def transcribe(
             hypotheses[place] = text_of(tokens_N, tokenizer, decoder.end)
         progress.update(len(places))
 
-    with tqdm(total=len(rows), unit="clip", desc="decode") as progress:
+    with tqdm(total=len(rows), unit="clip", desc="decode", leave=leave) as progress:
         pending: tuple[np.ndarray, jax.Array] | None = None
         for batch in decoding():  # one batch ahead: the device works while the host reads
             if pending:

@@ -107,7 +107,7 @@ def make_train_step(
     build: Callable[[Params, Params], Whisper], optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> Callable[[TrainState, Window], tuple[TrainState, Metrics]]:
     """The compiled step over `mesh`; it consumes the state it is given."""
-    may_skip = config.compute_dtype == "float16"
+    may_skip = config.compute_dtype == "float16" or config.skip_non_finite > 0
 
     def step(state: TrainState, batch: Window) -> tuple[TrainState, Metrics]:
         scale = state.loss_scale.scale if state.loss_scale else jnp.ones(())

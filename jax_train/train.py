@@ -1,48 +1,56 @@
 """The command that fine-tunes: devices → data → model → optimizer → restore → loop, read from top to bottom.
 
-Order in a step: batch, step, check, log, checkpoint. A run found in RUN is continued where its newest checkpoint
-stands, and refused where what it computes would change.
+Order in the loop: evaluate, save, stop if asked to, batch, step, check, log. So a run that continues evaluates first
+what it was stopped from evaluating, and nothing twice. A run found in RUN is continued where its newest whole
+checkpoint stands, and refused where what it computes would change.
 """
 
-import dataclasses
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 import tyro
+from absl import logging
 from jax.sharding import Mesh
 
 from data.errors import UserError, command
 from data.records import Shards
 from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
-from jax_train.checkpoints import Checkpoints, copy_small_files
+from jax_train.checkpoints import Checkpoints
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
+from jax_train.device_memory import memory_advice
+from jax_train.evaluation import Evaluation
 from jax_train.lora import adapted
 from jax_train.lora import summary as lora_summary
 from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
+from jax_train.preemption import Stopped, StopRequest, in_any_process
 from jax_train.pretrained import model_folder
-from jax_train.runlog import SUMMARY, RunLog, write_json
+from jax_train.run_folder import prepare_run
+from jax_train.runlog import SUMMARY, WER, RunLog
+from jax_train.saving import Saving
 from jax_train.sharding import data_mesh, shardings
 from jax_train.step import TrainState, make_train_step
+from jax_train.trace import Trace
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
 
-MAY_CHANGE = {"fsdp", "remat", "run", "shards", "model", "save_steps", "keep", "log_steps"}
-"""Settings that a resumed run may have otherwise: they do not change what it computes (data and model are checked)."""
 
+def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any]:
+    """Train to the end, and return the last step's metrics with the run's speed.
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train to the end, and return the last step's metrics with the run's speed."""
+    Raises:
+        UserError: a wrong setting or input, a loss that is no number, a checkpoint that cannot be written.
+        Stopped: `stop` was asked for; the state is saved.
+    """
+    stop = stop or StopRequest(config.run)
     # 1. Devices
     mesh = data_mesh(fsdp=config.fsdp)
     if config.batch_size % mesh.size:
@@ -78,32 +86,57 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     # 5. Restore
     prepare_run(config, folder, shards)
+    evaluation = Evaluation(config, folder, build) if config.eval_split else None
     with Checkpoints(config.run, config.keep) as checkpoints:
         if checkpoints.latest() is not None:
             state, data_state = checkpoints.restore(state)
             iterator.set_state(data_state)
         first = int(state.step)
-        if first >= plan.steps:
+        if first >= plan.steps and (config.run / SUMMARY).is_file():
             print(f"{config.run}: already trained, {first} steps; give another RUN to train anew")
             return json.loads((config.run / SUMMARY).read_text())
 
         # 6. Loop
-        with RunLog(config.run, first, plan.steps) as log:
-            for step in range(first, plan.steps):
+        with RunLog(config.run, first, plan.steps, jax.process_index() == 0) as log:
+            saving = Saving(config, checkpoints, log, first)
+            trace = Trace(config.run / "profile", config.profile, first)
+            for step in range(first, plan.steps + 1):  # steps that are done
+                last = step == plan.steps
+                evaluating = evaluation and evaluation.due(step, last) and step not in log.wer
+                if evaluation and evaluating:
+                    with stop.breakable():
+                        evaluation.run(state, step, log)
+                stopping = in_any_process(bool(stop.name))
+                saving.save_if_due(state, iterator, step, always=last or stopping or bool(evaluating))
+                if last:
+                    break
+                if stopping:
+                    saving.wait()
+                    raise stop.stopped(step)
+
                 asked = time.perf_counter()
                 batch = data_batches.to_devices(next(iterator), mesh)
                 waited = time.perf_counter() - asked
-                state, metrics = train_step(state, batch)
-                values = {name: float(value) for name, value in metrics._asdict().items()}  # waits for the step
+                trace.before(step)
+                with memory_advice(config, train_step, state, batch):
+                    state, metrics = train_step(state, batch)
+                    values = {name: float(value) for name, value in metrics._asdict().items()}  # waits for the step
+                if slowest := trace.after(step, step + 1 == plan.steps):
+                    log.say(slowest)
+                stop.there_is_work_to_save()
                 values["learning_rate"] = float(schedule(step))
                 rows = plan.rows_of_step(step)
-                if not metrics.skipped:
-                    check_finite(step + 1, values, shards.index["id"][rows].tolist())
-                last = step + 1 == plan.steps
+                clip_ids = [str(clip) for clip in shards.index["id"][rows]]
+                rescaled = bool(metrics.skipped) and config.compute_dtype == "float16"  # no fault of the clips
+                if not rescaled and not is_finite(values) and log.skipped < config.skip_non_finite:
+                    log.skip(step + 1, values, clip_ids)
+                    continue
+                if not rescaled:
+                    check_finite(step + 1, values, clip_ids)
                 speech = float(shards.index["seconds"][rows].sum())
-                log.step(step + 1, values, speech, waited, write=last or (step + 1) % config.log_steps == 0)
-                if last or (step + 1) % config.save_steps == 0:
-                    checkpoints.save(state, iterator.get_state())
+                written = step + 1 == plan.steps or (step + 1) % config.log_steps == 0
+                log.step(step + 1, values, speech, waited, write=written)
+            saving.wait()
             return log.summary()
 
 
@@ -130,52 +163,39 @@ def initial_state(
     return jax.jit(first, out_shardings=lies)(params, buffers), build
 
 
+def is_finite(values: dict[str, float]) -> bool:
+    """Whether a step's loss and gradient are numbers."""
+    return math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+
+
 def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> None:
     """Stop at a loss or gradient that is no number: raises `UserError` with step, learning rate and clips."""
-    if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+    if not is_finite(values):
         raise UserError(
             f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']} at learning rate "
-            f"{values['learning_rate']:.3g}, clips {', '.join(map(str, clip_ids))}; lower --learning-rate, or leave "
-            "these clips out; the run continues from its newest checkpoint"
+            f"{values['learning_rate']:.3g}, clips {', '.join(clip_ids)}; lower --learning-rate, leave these clips "
+            "out, or allow --skip-non-finite steps; the run continues from its newest checkpoint"
         )
-
-
-def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
-    """Make RUN's folder, or check that the run there computes the same. Raises `UserError` with the difference."""
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    settings["data"] = hashlib.sha256(json.dumps(shards.manifest, sort_keys=True).encode()).hexdigest()
-    settings["architecture"] = json.loads((folder / "config.json").read_text())["d_model"]
-    path = config.run / "config.json"
-    if path.is_file():
-        before = _defaults() | json.loads(path.read_text())  # a setting the run did not know yet had its default
-        names = sorted((before.keys() | settings.keys()) - MAY_CHANGE)
-        changed = [
-            f"{name} {before.get(name)} → {settings.get(name)}"
-            for name in names
-            if before.get(name) != settings.get(name)
-        ]
-        if changed:
-            raise UserError(
-                f"{config.run}: holds another run: {'; '.join(changed)}; give another RUN, or these settings"
-            )
-        return
-    copy_small_files(folder, config.run / "model")
-    write_json(path, settings)
-
-
-def _defaults() -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(TrainConfig(Path(), Path())), default=str))
 
 
 @command
 def main() -> None:
     config = tyro.cli(TrainConfig, description=__doc__)
     compilation_cache()
-    found = train(config)
+    logging.set_verbosity(logging.FATAL)  # Orbax logs a failed write's traceback three times; we say it in one line
+    with StopRequest(config.run) as stop:
+        try:
+            found = train(config, stop)
+        except Stopped as stopped:
+            print(stopped)
+            return
+    wer = f"WER {found['wer']:.2f} % as written, {found[WER]:.2f} % normalised, " if WER in found else ""
+    first = found["first_step_seconds"]
     print(
-        f"trained {found['step']} steps, loss {found['loss']:.3f}, "
-        f"{found['speech_seconds_per_second']:.1f} seconds of speech per second "
-        f"(first step, with compilation: {found['first_step_seconds']:.0f} s)\n{config.run}"
+        f"trained {found['step']} steps, loss {found['loss']:.3f}, {wer}"
+        f"{found['speech_seconds_per_second']:.1f} seconds of speech per second"
+        + (f" (first step, with compilation: {first:.1f} s)" if first is not None else "")
+        + f"\n{config.run}"
     )
 
 

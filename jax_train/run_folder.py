@@ -1,0 +1,83 @@
+"""A run's folder: made once, and continued only by what computes the same.
+
+`config.json` has the settings, `data.json` the manifest of the shards it is trained on, `model/` the small files of the
+model it started from.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data.errors import UserError
+from data.records import Shards
+from jax_train.checkpoints import copy_small_files
+from jax_train.config import TrainConfig
+from jax_train.runlog import write_json
+
+MAY_CHANGE = {
+    *("fsdp", "remat"),
+    *("run", "shards", "model"),  # data and model are checked by what they hold
+    *("save_steps", "save_minutes", "keep", "on_save_failure", "log_steps", "profile"),
+    *("eval_steps", "eval_batch_size", "skip_non_finite"),
+}
+"""Settings that a resumed run may have otherwise: they do not change what it computes."""
+SETTINGS, DATA = "config.json", "data.json"
+SHOWN = 5  # differences of the data that are printed
+
+
+def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
+    """Make RUN's folder, or check that the run there computes the same. Raises `UserError` with the difference."""
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings["data"] = hashlib.sha256(json.dumps(shards.manifest, sort_keys=True).encode()).hexdigest()
+    settings["architecture"] = json.loads((folder / "config.json").read_text())["d_model"]
+    path = config.run / SETTINGS
+    if not path.is_file():
+        if jax.process_index():
+            return  # the first process makes it
+        copy_small_files(folder, config.run / "model")
+        write_json(config.run / DATA, shards.manifest)
+        write_json(path, settings)
+        return
+    before = _defaults() | json.loads(path.read_text())  # a setting the run did not know yet had its default
+    changed = differences(
+        {name: value for name, value in before.items() if name not in MAY_CHANGE},
+        {name: value for name, value in settings.items() if name not in MAY_CHANGE},
+    )
+    if before["data"] != settings["data"] and (config.run / DATA).is_file():
+        changed = [line for line in changed if not line.startswith("data ")]
+        changed += _data_differences(json.loads((config.run / DATA).read_text()), shards.manifest)
+    if changed:
+        raise UserError(f"{config.run}: holds another run: {'; '.join(changed)}; give another RUN, or these settings")
+
+
+def differences(before: Any, after: Any, name: str = "") -> list[str]:
+    """Each value that is not the same in two JSON values, as `name before → after`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(before.keys() | after.keys())
+        return [
+            line for key in keys for line in differences(before.get(key), after.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if before == after else [f"{name} {_short(before)} → {_short(after)}"]
+
+
+def _data_differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The first differences of two manifests; shards by their file names."""
+    by_file = [
+        manifest | {"shards": {shard["file"]: shard for shard in manifest["shards"]}} for manifest in (before, after)
+    ]
+    found = differences(by_file[0], by_file[1], "data")
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return found[:SHOWN] + more
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _defaults() -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(TrainConfig(Path(), Path())), default=str))

@@ -1,0 +1,57 @@
+"""When a run saves: by steps, by minutes, and when it evaluates or stops; and what a failure to write means.
+
+Rows of metrics.jsonl up to a step are on the disk before its checkpoint, so that a resumed run's curve has no hole.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from data.errors import UserError
+from jax_train.checkpoints import Checkpoints, SaveError
+from jax_train.config import TrainConfig
+from jax_train.preemption import in_any_process
+from jax_train.runlog import RunLog
+from jax_train.step import TrainState
+
+
+class Saving:
+    """Which steps are saved, and what happens when the disk does not take one."""
+
+    def __init__(self, config: TrainConfig, checkpoints: Checkpoints, log: RunLog, first: int) -> None:
+        self._config, self._checkpoints, self._log = config, checkpoints, log
+        self._saved, self._time = first, time.monotonic()
+
+    def save_if_due(self, state: TrainState, iterator: Any, step: int, always: bool) -> None:
+        """Save the state after `step` and the iterator's place if steps or minutes ask for it, or `always`.
+
+        Raises:
+            UserError: a checkpoint could not be written, and the run is to stop then.
+        """
+        with self._failing():
+            self._checkpoints.wait(only_if_done=True)
+        if step == self._saved:
+            return
+        minutes = self._config.save_minutes
+        late = in_any_process(bool(minutes) and time.monotonic() - self._time >= 60 * minutes)
+        if always or late or step % self._config.save_steps == 0:
+            self._saved, self._time = step, time.monotonic()
+            self._log.to_disk()
+            self.wait()
+            with self._failing():
+                self._checkpoints.save(state, iterator.get_state(), self._log.wer)
+
+    def wait(self) -> None:
+        """Wait for the last checkpoint. Raises `UserError` as `save_if_due`."""
+        with self._failing():
+            self._checkpoints.wait()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except SaveError as failed:
+            if self._config.on_save_failure == "stop":
+                raise UserError(f"{failed}; make room, then run the same command again to continue") from failed
+            self._log.say(f"warning: {failed}; training goes on (--on-save-failure continue)")
