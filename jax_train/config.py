@@ -196,6 +196,13 @@ class TrainConfig:
     """Compute each layer's activations again in the backward pass: a third more time, a fraction of the memory."""
     fsdp: int = 1
     """Devices that share one copy of parameters and optimizer state; 1: each has its own."""
+    coordinator: str = ""
+    """HOST:PORT of the first of several processes, on one or many machines, that run this command with the same
+    settings; auto: what a TPU pod, Slurm or Open MPI says. None: this process alone."""
+    processes: int = 1
+    """Their number, unless the coordinator is auto."""
+    process: int = 0
+    """Which of them this is, from 0."""
     seed: int = 0
     """Order of clips, windows and copies."""
     workers: int = 0
@@ -245,6 +252,8 @@ class TrainConfig:
             ("attention-dropout", self.attention_dropout, 0 <= self.attention_dropout < 1),
             ("ema-decay", self.ema_decay, 0 <= self.ema_decay < 1),
             ("fsdp", self.fsdp, self.fsdp > 0),
+            ("processes", self.processes, self.processes > 0),
+            ("process", self.process, 0 <= self.process < self.processes),
             ("workers", self.workers, self.workers >= 0),
             ("save-steps", self.save_steps, self.save_steps > 0),
             ("save-minutes", self.save_minutes, self.save_minutes >= 0),
@@ -258,6 +267,8 @@ class TrainConfig:
         ]:
             if not allowed:
                 raise UserError(f"--{name} {value}: see --help for what is allowed")
+        if self.processes > 1 and not self.coordinator:
+            raise UserError(f"--processes {self.processes}: give --coordinator HOST:PORT of the first of them")
         if self.lora.rank and self.freeze:
             raise UserError("--freeze with LoRA: adapters leave all of the model frozen already; drop one of them")
 

@@ -17,6 +17,7 @@ from jax_train.config import TrainConfig
 from jax_train.decode import BatchDecoder, DecodingRules
 from jax_train.evaluate import transcribe
 from jax_train.model import Params, Whisper
+from jax_train.processes import whole
 from jax_train.runlog import RunLog
 from jax_train.scores import scores
 from jax_train.step import TrainState
@@ -52,8 +53,8 @@ class Evaluation:
     def run(self, state: TrainState, step: int, log: RunLog) -> None:
         """Score the state after `step` into `log`. Of a run that averages its parameters, the average is scored."""
         started = time.perf_counter()
-        params = {name: local(value) for name, value in (state.params | (state.ema or {})).items()}
-        model = self._build(params, {name: local(value) for name, value in state.buffers.items()})
+        params = {name: whole(value) for name, value in (state.params | (state.ema or {})).items()}
+        model = self._build(params, {name: whole(value) for name, value in state.buffers.items()})
         if self._decoder:
             self._decoder.take(model)
         else:
@@ -70,8 +71,3 @@ class Evaluation:
         ids = self._shards.index["id"][self._rows[:SHOWN]].tolist()
         lines = [f"| {' | '.join(row)} |" for row in zip(ids, references, hypotheses, strict=False)]
         return "\n".join(["| clip | reference | hypothesis |", "| --- | --- | --- |", *lines])
-
-
-def local(array: jax.Array) -> jax.Array:
-    """What this process holds of an array that lies on all processes."""
-    return array if array.is_fully_addressable else array.addressable_data(0)

@@ -13,10 +13,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 CONTINUE = "run the same command again to continue"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -86,10 +82,3 @@ class StopRequest:
                 if received[0] in SIGNALS and self._nothing_to_lose:
                     print(f"{self._run}: stopped before a step was done; {CONTINUE}", flush=True)
                     os._exit(0)
-
-
-def in_any_process(flag: bool) -> bool:
-    """Whether `flag` is true in one process of the run: a checkpoint is written by all of them, at the same step."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())

@@ -19,7 +19,7 @@ from jax_train.config import TrainConfig
 from jax_train.runlog import write_json
 
 MAY_CHANGE = {
-    *("fsdp", "remat"),
+    *("fsdp", "remat", "coordinator", "processes", "process"),
     *("run", "shards", "model"),  # data and model are checked by what they hold
     *("save_steps", "save_minutes", "keep", "on_save_failure", "log_steps", "profile"),
     *("eval_steps", "eval_batch_size", "skip_non_finite"),

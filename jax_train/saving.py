@@ -11,7 +11,7 @@ from typing import Any
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, SaveError
 from jax_train.config import TrainConfig
-from jax_train.preemption import in_any_process
+from jax_train.processes import in_any_process
 from jax_train.runlog import RunLog
 from jax_train.step import TrainState
 

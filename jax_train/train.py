@@ -31,8 +31,9 @@ from jax_train.lora import summary as lora_summary
 from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
-from jax_train.preemption import Stopped, StopRequest, in_any_process
+from jax_train.preemption import Stopped, StopRequest
 from jax_train.pretrained import model_folder
+from jax_train.processes import in_any_process, join_processes
 from jax_train.run_folder import prepare_run
 from jax_train.runlog import SUMMARY, WER, RunLog
 from jax_train.saving import Saving
@@ -182,6 +183,7 @@ def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> No
 def main() -> None:
     config = tyro.cli(TrainConfig, description=__doc__)
     compilation_cache()
+    join_processes(config)
     logging.set_verbosity(logging.FATAL)  # Orbax logs a failed write's traceback three times; we say it in one line
     with StopRequest(config.run) as stop:
         try:

@@ -1,0 +1,103 @@
+"""Two processes joined by jax.distributed on one machine: one run, the losses of one process, one set of files."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from jax_train.checkpoints import load_run
+from jax_train.config import TrainConfig
+from jax_train.model import functional
+from jax_train.runlog import read_rows
+from jax_train.train import train
+from tests.conftest import REPOSITORY
+
+STEPS = 3
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def as_processes(config: TrainConfig, count: int, devices: int) -> list[subprocess.CompletedProcess[str]]:
+    """The train command in `count` processes of `devices` host devices each."""
+    address = f"127.0.0.1:{free_port()}"
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "NPROC": str(4 * devices), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, "-m", "jax_train.train", "--coordinator", address, "--processes", str(count)]
+    for name in ("shards", "run", "model", "batch_size", "steps", "learning_rate", "fsdp", "save_steps"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    started = [
+        subprocess.Popen(
+            [*command, "--process", str(process)],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(count)
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(started, outputs, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, small_shards, tmp_path, fsdp):
+    """1e-5: sums in another order. With fsdp 4 each parameter lies on both; then one process takes over for a step."""
+    config = TrainConfig(
+        shards=small_shards,
+        run=tmp_path / "two",
+        model=str(small_model_dir),
+        batch_size=8,
+        steps=STEPS,
+        learning_rate=1e-2,
+        fsdp=fsdp,
+        save_steps=2,
+    )
+    alone = dataclasses.replace(config, run=tmp_path / "one", fsdp=1)
+    train(alone)
+    for process in as_processes(config, 2, devices=2):
+        assert process.returncode == 0, process.stderr
+    rows, want = read_rows(config.run), read_rows(alone.run)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in want]  # the same global batches
+    np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in want], rtol=1e-5)
+
+    # One process, another topology: the last step again, from the checkpoint before it.
+    for path in (config.run / "checkpoints" / str(STEPS)).rglob("*"):
+        if path.is_file():
+            path.unlink()
+    (config.run / "summary.json").unlink()
+    train(dataclasses.replace(config, fsdp=1))
+    again = read_rows(config.run)
+    assert [row["step"] for row in again] == list(range(1, STEPS + 1))
+    assert again[-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
+    ours, theirs = (functional(load_run(run)[0])[0] for run in (config.run, alone.run))
+    for name, value in theirs.items():
+        # Three steps of 1e-2; where a gradient is rounding noise, Adam may take its sign the other way.
+        assert np.mean(np.abs(np.asarray(ours[name]) - value) > 1e-4) < 0.02, name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processes": 2}, "--processes 2: give --coordinator HOST:PORT"),
+        ({"process": 1, "coordinator": "x:1"}, "--process 1"),
+        ({"fsdp": 0}, "--fsdp 0"),
+    ],
+)
+def test_wrong_settings_are_said(options, message):
+    with pytest.raises(UserError, match=message):
+        TrainConfig(Path(), Path(), **options)
