@@ -1,11 +1,12 @@
 # Every command of the project: `make` lists them. Settings are variables (make train SHARDS=… MODEL=…); any other
 # option of a command goes through ARGS="--option value". Each stage is also `.venv/bin/python -m MODULE --help`.
+# With BIN=FOLDER the Python there is used with what it has, and nothing is installed (BIN=/usr/bin on Colab).
 
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+READY := $(if $(filter command,$(firstword $(origin BIN))),,$(VENV)/.ready)
 
 SOURCE ?= sample/it
 SHARDS ?= shards
@@ -16,6 +17,7 @@ BUDGET ?= 200GB
 WORKERS ?= $(shell nproc)
 SCHEDULER ?=
 MODEL ?=
+PRESET ?=
 RUN ?=
 MODEL_DIR ?= models/sussurro
 FILE ?=
@@ -23,6 +25,8 @@ PORT ?= 7860
 ARGS ?=
 
 TRAIN_MODEL = $(or $(MODEL),openai/whisper-tiny)
+# A preset names its own model.
+TRAIN_START = $(if $(PRESET),--preset $(PRESET) $(if $(MODEL),--model $(MODEL)),--model $(TRAIN_MODEL))
 RUN_DIR = $(or $(RUN),runs/latest)
 # What evaluate scores: RUN if only that is given, else MODEL.
 SCORED = $(if $(MODEL),--model $(MODEL),--run $(RUN_DIR))
@@ -62,8 +66,8 @@ preview: $(READY)  ## SOURCE [MODEL SPLIT RECIPE SHARDS] → preview.html: clips
 	@$(BIN)/python -m data.preview --source '$(SOURCE)' --model $(TRAIN_MODEL) --split '$(or $(SPLIT),train)' \
 	  --recipe $(RECIPE) --shards '$(SHARDS)' $(ARGS)
 
-train: $(READY)  ## SHARDS, MODEL → RUN: fine-tune; run again to continue
-	@$(BIN)/python -m jax_train.train --shards $(SHARDS) --model $(TRAIN_MODEL) --run $(RUN_DIR) \
+train: $(READY)  ## SHARDS, MODEL or PRESET → RUN: fine-tune; run again to continue
+	@$(BIN)/python -m jax_train.train --shards $(SHARDS) $(TRAIN_START) --run $(RUN_DIR) \
 	  --split $(or $(SPLIT),train) $(ARGS)
 
 curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
@@ -94,7 +98,7 @@ clean:  ## remove what the demo, tests and tools wrote; keep environments, weigh
 	rm -rf build demo preview.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache/jax *.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+.venv/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,24 +17,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from jax.sharding import Mesh
 
 from data.errors import UserError, command
 from data.records import Shards
 from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
-from jax_train.checkpoints import Checkpoints, copy_small_files
+from jax_train.checkpoints import Checkpoints, copy_small_files, set_heads
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
+from jax_train.presets import from_command_line
 from jax_train.pretrained import model_folder
 from jax_train.runlog import SUMMARY, RunLog, write_json
 from jax_train.step import TrainState, data_mesh, make_train_step, replicate
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
 
-MAY_CHANGE = {"run", "shards", "model", "save_steps", "keep", "log_steps"}
+MAY_CHANGE = {"run", "shards", "preset", "model", "save_steps", "keep", "log_steps"}
 """Settings that a resumed run may have otherwise: they do not change what it computes (data and model are checked)."""
 
 
@@ -62,7 +63,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
             f"MODEL={config.model}"
         )
-    model = load_model(folder, jnp.dtype(config.compute_dtype))
+    model = load_model(folder, jnp.dtype(config.compute_dtype), config.attention_heads)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
@@ -143,6 +144,8 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
             )
         return
     copy_small_files(folder, config.run / "model")
+    if config.attention_heads:
+        set_heads(config.run / "model", config.attention_heads)
     write_json(path, settings)
 
 
@@ -154,7 +157,7 @@ def _defaults() -> dict[str, Any]:
 
 @command
 def main() -> None:
-    config = tyro.cli(TrainConfig, description=__doc__)
+    config = from_command_line(sys.argv[1:], __doc__)
     compilation_cache()
     found = train(config)
     print(
