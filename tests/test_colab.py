@@ -41,7 +41,9 @@ def write_terse_model(source: Path, folder: Path) -> None:
     """A copy whose transcripts end at once: a random model would go on to the last of 448 tokens, again and again."""
     shutil.copytree(source, folder)
     tensors = load_file(folder / "model.safetensors")
-    tensors["model.decoder.layer_norm.bias"] += 1000 * tensors["model.decoder.embed_tokens.weight"][END_OF_TEXT]
+    embeddings_VD = tensors["model.decoder.embed_tokens.weight"]
+    embeddings_VD[END_OF_TEXT] *= 10  # so that no other token's lies further along it
+    tensors["model.decoder.layer_norm.bias"] += 10 * embeddings_VD[END_OF_TEXT]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
