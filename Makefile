@@ -1,11 +1,12 @@
 # Every command of the project: `make` lists them. Settings are variables (make train SHARDS=… MODEL=…); any other
 # option of a command goes through ARGS="--option value". Each stage is also `.venv/bin/python -m MODULE --help`.
+# With BIN=FOLDER the Python there is used with what it has, and nothing is installed (BIN=/usr/bin on Colab).
 
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+READY := $(if $(filter command,$(firstword $(origin BIN))),,$(VENV)/.ready)
 
 SOURCE ?= sample/it
 SHARDS ?= shards
@@ -16,13 +17,17 @@ BUDGET ?= 200GB
 WORKERS ?= $(shell nproc)
 SCHEDULER ?=
 MODEL ?=
+PRESET ?=
 RUN ?=
 MODEL_DIR ?= models/sussurro
 FILE ?=
 PORT ?= 7860
+TEST_WORKERS ?= 2
 ARGS ?=
 
 TRAIN_MODEL = $(or $(MODEL),openai/whisper-tiny)
+# A preset names its own model.
+TRAIN_START = $(if $(PRESET),--preset $(PRESET) $(if $(MODEL),--model $(MODEL)),--model $(TRAIN_MODEL))
 RUN_DIR = $(or $(RUN),runs/latest)
 # What evaluate scores: RUN if only that is given, else MODEL.
 SCORED = $(if $(MODEL),--model $(MODEL),--run $(RUN_DIR))
@@ -62,8 +67,8 @@ preview: $(READY)  ## SOURCE [MODEL SPLIT RECIPE SHARDS] → preview.html: clips
 	@$(BIN)/python -m data.preview --source '$(SOURCE)' --model $(TRAIN_MODEL) --split '$(or $(SPLIT),train)' \
 	  --recipe $(RECIPE) --shards '$(SHARDS)' $(ARGS)
 
-train: $(READY)  ## SHARDS, MODEL → RUN: fine-tune; run again to continue
-	@$(BIN)/python -m jax_train.train --shards $(SHARDS) --model $(TRAIN_MODEL) --run $(RUN_DIR) \
+train: $(READY)  ## SHARDS, MODEL or PRESET → RUN: fine-tune; run again to continue
+	@$(BIN)/python -m jax_train.train --shards $(SHARDS) $(TRAIN_START) --run $(RUN_DIR) \
 	  --split $(or $(SPLIT),train) $(ARGS)
 
 curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
@@ -81,8 +86,8 @@ transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
 	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(ARGS)
 
-test: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## run all tests (20 minutes; ARGS="-k name" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## run all tests (30 minutes; ARGS="-k name" for some)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## lint, format, types, and which package may import which
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PATH="$(BIN):$$PATH" lint-imports
@@ -94,7 +99,7 @@ clean:  ## remove what the demo, tests and tools wrote; keep environments, weigh
 	rm -rf build demo preview.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache/jax *.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+.venv/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)

@@ -27,6 +27,7 @@ from jax_train.config import WhisperConfig
 from jax_train.lora import apart, init, merge
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import trained
+from jax_train.runlog import write_json
 from jax_train.step import TrainState
 
 SMALL_FILES = ("*.json", "*.txt")
@@ -171,6 +172,20 @@ def copy_small_files(source: Path, target: Path) -> None:
         for path in source.glob(pattern):
             if not path.match(WEIGHT_INDEX):
                 shutil.copyfile(path, target / path.name)
+
+
+def set_heads(folder: Path, heads: int) -> None:
+    """Write another number of attention heads into a model folder's settings, for whoever loads it from there.
+
+    The heads that word timestamps are read from are the pretrained ones, so their list goes.
+    """
+    changed = {"encoder_attention_heads": heads, "decoder_attention_heads": heads}
+    config, generation = folder / "config.json", folder / "generation_config.json"
+    write_json(config, json.loads(config.read_text(encoding="utf-8")) | changed)
+    if generation.is_file():
+        fields = json.loads(generation.read_text(encoding="utf-8"))
+        fields.pop("alignment_heads", None)
+        write_json(generation, fields)
 
 
 def run_model_folder(run: Path) -> Path:

@@ -1,6 +1,6 @@
 """Every setting of the trainer's side, as frozen dataclasses with Hugging Face's spelling.
 
-Presets are plain values; the resolved config is saved beside every artefact it made.
+The resolved config is saved beside every artefact it made.
 """
 
 import dataclasses
@@ -44,6 +44,14 @@ class WhisperConfig:
         if missing:
             raise UserError(f"{path}: lacks {', '.join(missing)}; take the config.json of the original model")
         return cls(**{name: fields[name] for name in names})
+
+    def with_heads(self, heads: int) -> "WhisperConfig":
+        """This architecture with all attention split into `heads`; 0: as it is."""
+        if not heads:
+            return self
+        if self.d_model % heads:
+            raise UserError(f"--attention-heads {heads}: does not divide d_model {self.d_model}")
+        return dataclasses.replace(self, encoder_attention_heads=heads, decoder_attention_heads=heads)
 
 
 def _size(d_model: int, layers: int, heads: int, decoder_layers: int | None = None, **other: int) -> WhisperConfig:
@@ -128,8 +136,12 @@ class TrainConfig:
     """Folder written by featurize: one folder per split."""
     run: Path
     """Folder for checkpoints, metrics and TensorBoard events; a run found there is continued."""
+    preset: str = ""
+    """Settings to start from, which other options override: tiny … large-v3-turbo, lab/…; see `jax_train.presets`."""
     model: str = "openai/whisper-tiny"
     """Hugging Face Whisper folder, or a name on the hub."""
+    attention_heads: int = 0
+    """Heads that the model's attention is split into, another number than it was trained with; 0: its own."""
     split: str = "train"
     """Split to train on."""
     language: str = "it"
@@ -232,6 +244,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, value, allowed in [
+            ("attention-heads", self.attention_heads, self.attention_heads >= 0),
             ("epochs", self.epochs, self.epochs > 0),
             ("steps", self.steps, self.steps >= 0),
             ("batch-size", self.batch_size, self.batch_size > 0),

@@ -14,13 +14,13 @@ import jax
 
 from data.errors import UserError
 from data.records import Shards
-from jax_train.checkpoints import copy_small_files
+from jax_train.checkpoints import copy_small_files, set_heads
 from jax_train.config import TrainConfig
 from jax_train.runlog import write_json
 
 MAY_CHANGE = {
     *("fsdp", "remat", "coordinator", "processes", "process"),
-    *("run", "shards", "model"),  # data and model are checked by what they hold
+    *("run", "shards", "preset", "model"),  # data and model are checked by what they hold
     *("save_steps", "save_minutes", "keep", "on_save_failure", "log_steps", "profile"),
     *("eval_steps", "eval_batch_size", "skip_non_finite"),
 }
@@ -39,6 +39,8 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
         if jax.process_index():
             return  # the first process makes it
         copy_small_files(folder, config.run / "model")
+        if config.attention_heads:
+            set_heads(config.run / "model", config.attention_heads)
         write_json(config.run / DATA, shards.manifest)
         write_json(path, settings)
         return

@@ -7,6 +7,7 @@ checkpoint stands, and refused where what it computes would change.
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from absl import logging
 from jax.sharding import Mesh
 
@@ -32,6 +32,7 @@ from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
 from jax_train.preemption import Stopped, StopRequest
+from jax_train.presets import from_command_line
 from jax_train.pretrained import model_folder
 from jax_train.processes import in_any_process, join_processes
 from jax_train.run_folder import prepare_run
@@ -75,7 +76,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
             f"MODEL={config.model}"
         )
-    model = load_model(folder, jnp.dtype(config.compute_dtype), config.remat)
+    model = load_model(folder, jnp.dtype(config.compute_dtype), config.attention_heads, config.remat)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
@@ -181,7 +182,7 @@ def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> No
 
 @command
 def main() -> None:
-    config = tyro.cli(TrainConfig, description=__doc__)
+    config = from_command_line(sys.argv[1:], __doc__)
     compilation_cache()
     join_processes(config)
     logging.set_verbosity(logging.FATAL)  # Orbax logs a failed write's traceback three times; we say it in one line

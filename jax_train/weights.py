@@ -57,12 +57,14 @@ def read_safetensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def load_model(folder: Path, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Whisper:
-    """Whisper with the folder's weights in float32, computing in `dtype`; `remat` as the model's.
+def load_model(folder: Path, dtype: DTypeLike = jnp.float32, heads: int = 0, remat: bool = False) -> Whisper:
+    """Whisper with the folder's weights in float32, computing in `dtype`; its attention in `heads`, if not 0.
+
+    `remat` as the model's.
 
     Raises `UserError` for a missing, unexpected or wrongly shaped tensor.
     """
-    config = WhisperConfig.from_folder(folder)
+    config = WhisperConfig.from_folder(folder).with_heads(heads)
     tensors = read_safetensors(folder)
     tensors.pop(TIED, None)
     graph, state = nnx.split(Whisper(config, dtype, remat=remat))

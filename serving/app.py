@@ -3,6 +3,7 @@
 Decisions: one transcription at a time, because a second one on the same cores only slows both, and a short queue, so
 that the last in line is told to come back rather than left waiting. Nothing said leaves the machine or stays on it: no
 analytics, no run history, no fonts from elsewhere, and uploads live in a folder of this process that goes with it.
+Only `--share` sends what is said elsewhere, through Gradio's tunnel.
 
     python -m serving.app --model FOLDER --port 7860
 """
@@ -51,6 +52,10 @@ CSS = """
 
 class PortError(UserError):
     """The address cannot be listened on."""
+
+
+class ShareError(UserError):
+    """Gradio's tunnel cannot be had."""
 
 
 def build_page(transcriber: Transcriber) -> gr.Blocks:
@@ -106,15 +111,18 @@ def _notice(message: str) -> gr.Error:
 
 
 @contextmanager
-def serve(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
-    """Serves the page until the block ends, and gives its address; a `PortError` where the port is taken."""
+def serve(page: gr.Blocks, host: str, port: int, share: bool = False) -> Iterator[str]:
+    """Serves the page until the block ends, and gives its address: with `share` Gradio's tunnel's.
+
+    Raises `PortError` where the port is taken, `ShareError` where there is no tunnel.
+    """
     try:
-        _, url, _ = page.launch(
+        _, url, public_url = page.launch(
             server_name=host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            share=False,
+            share=share,
             ssr_mode=False,
             run_history=False,
             enable_monitoring=False,
@@ -126,7 +134,9 @@ def serve(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
     except OSError as error:
         raise PortError(f"{host}:{port}: cannot be listened on ({error}); choose another --port") from error
     try:
-        yield url
+        if share and not public_url:
+            raise ShareError("no public link from gradio.live (its reason stands above): leave out --share")
+        yield public_url or url
     finally:
         page.close(verbose=False)
 
@@ -156,6 +166,8 @@ class Config:
     """The port to listen on."""
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 opens the page to the network (browsers then want https for the microphone)."""
+    share: bool = False
+    """Also give a public https link for a week, through gradio.live: what people say then passes through there."""
 
 
 @command
@@ -168,7 +180,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted then, too
     with tempfile.TemporaryDirectory(prefix="sussurro-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        with serve(build_page(transcriber), config.host, config.port) as url:
+        with serve(build_page(transcriber), config.host, config.port, config.share) as url:
             print(f"ready: {url}", flush=True)
             threading.Event().wait()
 

@@ -36,7 +36,9 @@ SMALL = {
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-compilation_cache(REPOSITORY / ".cache" / "jax")
+compilation_cache(
+    REPOSITORY / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "")
+)  # one cannot read as another writes
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from serving.app import ShareError, serve
 from tests.page_process import REPOSITORY, Page, free_port, running_page
 
 
@@ -64,6 +65,34 @@ def test_uploads_lie_in_the_pages_own_folder(page: Page, clip: tuple[Path, str])
     """That they are gone when it stops, `running_page` checks at its end."""
     client(page).predict(handle_file(str(clip[0])), api_name="/transcribe")
     assert [file.name for file in page.uploads.rglob("*.mp3")].count(clip[0].name) >= 1
+
+
+class Launched:
+    """What Gradio's page tells of a launch: its own address, and the tunnel's if there is one."""
+
+    def __init__(self, public_url: str | None) -> None:
+        self.public_url, self.is_closed = public_url, False
+
+    def launch(self, **settings: object) -> tuple[None, str, str | None]:
+        return None, "http://127.0.0.1:7860/", self.public_url if settings["share"] else None
+
+    def close(self, verbose: bool) -> None:
+        self.is_closed = not verbose
+
+
+def test_a_shared_page_gives_its_public_address() -> None:
+    launched = Launched("https://abc.gradio.live")
+    with serve(launched, "127.0.0.1", 7860, share=True) as url:
+        assert url == "https://abc.gradio.live"
+    with serve(launched, "127.0.0.1", 7860) as url:
+        assert url == "http://127.0.0.1:7860/"
+
+
+def test_a_page_without_the_tunnel_it_should_have_is_closed_and_says_so() -> None:
+    launched = Launched(None)
+    with pytest.raises(ShareError, match="no public link"), serve(launched, "127.0.0.1", 7860, share=True):
+        pass
+    assert launched.is_closed
 
 
 def start(*arguments: str) -> tuple[int, str, str]:

@@ -1,0 +1,95 @@
+"""Presets: each resolves, options override it, and other attention heads reach evaluation and export."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import WhisperConfig as HuggingFaceConfig
+
+from data.errors import UserError
+from jax_train.checkpoints import load_run
+from jax_train.config import PUBLISHED, TrainConfig
+from jax_train.export import ExportConfig, export
+from jax_train.memory_plan import memory_plan
+from jax_train.model import functional
+from jax_train.presets import PRESETS, from_command_line
+from jax_train.train import train
+from jax_train.weights import load_model
+
+PATHS = ["--shards", "shards", "--run", "run"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_resolves_to_its_settings_and_says_what_it_is(name):
+    config = from_command_line(["--preset", name, *PATHS], None)
+    assert config.preset == name
+    assert config.model.removeprefix("openai/whisper-") in PUBLISHED
+    assert dataclasses.asdict(config).items() >= PRESETS[name].settings.items()
+    assert "not known to us" in PRESETS[name].doc or "not measured by us" in PRESETS[name].doc
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_fits_the_device_it_names_on_paper(name):
+    """Packed windows may have 448 label tokens; a sentence read aloud for Common Voice has fewer than 128."""
+    config = from_command_line(["--preset", name, *PATHS], None)
+    plan = memory_plan(
+        PUBLISHED[config.model.removeprefix("openai/whisper-")],
+        lora=None,
+        batch_size=config.batch_size // config.gradient_accumulation_steps,
+        tokens=448 if config.windows == "packed" else 128,
+        compute_dtype=config.compute_dtype,
+    )
+    assert plan.fits(PRESETS[name].card_gb), plan.table()
+
+
+def test_there_is_a_preset_of_every_published_size():
+    assert {name for name in PRESETS if not name.startswith("lab/")} == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("given", [["--preset", "small"], ["--preset=small"]])
+def test_options_override_the_preset_wherever_they_stand(given):
+    config = from_command_line(["--batch-size", "4", *given, *PATHS, "--model", "folder"], None)
+    assert (config.batch_size, config.model, config.learning_rate) == (4, "folder", 1.25e-5)
+
+
+def test_without_a_preset_the_defaults_stand():
+    assert from_command_line(PATHS, None) == TrainConfig(Path("shards"), Path("run"))
+
+
+def test_help_shows_the_presets_values_and_what_is_known_of_it(capsys):
+    with pytest.raises(SystemExit):
+        from_command_line(["--preset", "lab/small", "--help"], "Trains.")
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "WER 22.11 on the first 10 % of test" in shown
+    assert "(default: openai/whisper-small)" in shown
+
+
+def test_an_unknown_preset_is_one_line_that_lists_all():
+    with pytest.raises(UserError, match=r"--preset huge: there are tiny, base, .*lab/tiny-8-heads"):
+        from_command_line(["--preset", "huge", *PATHS], None)
+
+
+def test_a_lab_run_with_other_heads_is_evaluated_and_exported_with_them(small_model_dir, small_shards, tmp_path):
+    """The pretrained matrices stay as they are at first: it is their splitting that differs."""
+    options = ["--shards", str(small_shards), "--run", str(tmp_path / "run"), "--model", str(small_model_dir)]
+    options += ["--steps", "2", "--batch-size", "8", "--learning-rate", "1e-3", "--attention-heads", "4"]
+    config = from_command_line(["--preset", "lab/tiny-8-heads", *options], None)
+    train(config)
+    model, step = load_run(config.run)
+    assert step == 2
+    assert (model.config.encoder_attention_heads, model.config.decoder_attention_heads) == (4, 4)
+    start = functional(load_model(small_model_dir, heads=4))[0]
+    for name, value in functional(model)[0].items():  # AdamW moves a number by at most its rate a step
+        np.testing.assert_allclose(value, start[name], atol=2.1e-3, rtol=0)
+    assert export(ExportConfig(config.run, tmp_path / "model"))["step"] == 2  # PyTorch's logits are those of 4 heads
+    assert HuggingFaceConfig.from_pretrained(tmp_path / "model").encoder_attention_heads == 4
+    assert "alignment_heads" not in json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    with pytest.raises(UserError, match="attention_heads 4 → 0"):
+        train(dataclasses.replace(config, attention_heads=0))
+
+
+def test_heads_that_do_not_divide_the_model_are_refused(small_model_dir):
+    with pytest.raises(UserError, match="--attention-heads 3: does not divide d_model 16"):
+        load_model(small_model_dir, heads=3)
