@@ -52,8 +52,9 @@ class EvaluateConfig:
     """Take only the split's first clips; 0: all."""
     language: str = ""
     """Whisper's code of the language to write, for example it; by default the shards'."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type the model is computed in; bfloat16 is faster where the device has it, and may change a word."""
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type the model is computed in; bfloat16, or on a T4 float16, is faster where the device has it, and may change a
+    word."""
     max_new_tokens: int = 0
     """Tokens a transcript may have; 0: as many as the model can."""
 

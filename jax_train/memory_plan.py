@@ -19,6 +19,7 @@ import tyro
 from data.errors import UserError, command
 from jax_train.config import PUBLISHED, Lora, WhisperConfig
 from jax_train.lora import adapted_layers
+from jax_train.loss import CHUNK
 from jax_train.model import Params, Whisper, functional
 
 FLOAT32 = 4  # bytes
@@ -28,7 +29,7 @@ LOGITS_KEPT = 3  # logits, their softmax, its gradient
 GIGABYTE = 1e9
 CARD_SHARE = 0.9  # of a card's memory that a program gets; driver, context and gaps take the rest
 
-Type = Literal["float32", "bfloat16"]
+Type = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class MemoryPlan:
     activations: int
     """What the forward pass keeps for the backward pass."""
     workspace: int
-    """Attention scores of one layer, logits."""
+    """Attention scores of one layer, the logits of a chunk of tokens."""
 
     @property
     def total(self) -> int:
@@ -99,7 +100,7 @@ def memory_plan(
         optimizer=trained * ADAMW_MOMENTS * FLOAT32,
         copies=sum(copied.values()) * computed,
         activations=batch_size * activation_bytes(config, tokens, lora is not None, computed, remat),
-        workspace=batch_size * workspace_bytes(config, tokens),
+        workspace=batch_size * score_bytes(config) + vocabulary_bytes(config, batch_size * tokens),
     )
 
 
@@ -118,26 +119,29 @@ def adapter_numbers(params: Params, layers: list[str], rank: int) -> int:
 def activation_bytes(config: WhisperConfig, tokens: int, is_lora: bool, computed: int, remat: bool) -> int:
     """Bytes that one window's forward pass keeps, counted in what JAX saves for the backward pass of these layers.
 
-    Layer norms keep float32, the rest the compute type of `computed` bytes. Frozen matrices need no inputs kept.
+    All in the compute type of `computed` bytes; GELU and layer norms keep their input alone. Frozen matrices need no
+    inputs kept.
     """
     s, d = config.max_source_positions, config.d_model
-    ffn = 3 if is_lora else 4  # of the exact GELU and what follows it
-    encoder_layer = s * (d * (6 * FLOAT32 + (5 if is_lora else 7) * computed) + ffn * config.encoder_ffn_dim * computed)
-    decoder_layer = tokens * (
-        d * (9 * FLOAT32 + (8 if is_lora else 11) * computed) + ffn * config.decoder_ffn_dim * computed
-    )
+    ffn = 1 if is_lora else 2  # GELU's input; what follows it
+    encoder_layer = s * (d * (7 if is_lora else 9) + ffn * config.encoder_ffn_dim) * computed
+    decoder_layer = tokens * (d * (11 if is_lora else 14) + ffn * config.decoder_ffn_dim) * computed
     decoder_layer += 2 * s * d * computed  # keys and values of the encoder's positions
-    convolutions = 0 if is_lora else 12 * s * d * computed  # four arrays of 2 S frames, four of S
+    ends = (1 if is_lora else 7) * s * d * computed  # convolutions: two arrays of 2 S frames; the last layer norm
     if remat:
         inputs = (config.encoder_layers * s + config.decoder_layers * tokens) * d * computed
-        return convolutions + inputs + max(encoder_layer, decoder_layer)
-    return convolutions + config.encoder_layers * encoder_layer + config.decoder_layers * decoder_layer
+        return ends + inputs + max(encoder_layer, decoder_layer)
+    return ends + config.encoder_layers * encoder_layer + config.decoder_layers * decoder_layer
 
 
-def workspace_bytes(config: WhisperConfig, tokens: int) -> int:
-    """Bytes of the float32 arrays of one window that live for one layer's time."""
-    scores = config.encoder_attention_heads * config.max_source_positions**2
-    return (SCORES_KEPT * scores + LOGITS_KEPT * tokens * config.vocab_size) * FLOAT32
+def score_bytes(config: WhisperConfig) -> int:
+    """Bytes of the float32 attention scores of one window that live for one layer's time."""
+    return SCORES_KEPT * config.encoder_attention_heads * config.max_source_positions**2 * FLOAT32
+
+
+def vocabulary_bytes(config: WhisperConfig, tokens: int) -> int:
+    """Bytes of the float32 logits of a chunk of the `tokens` of a step, and of the embedding's gradient beside them."""
+    return (LOGITS_KEPT * min(CHUNK, tokens) + config.d_model) * config.vocab_size * FLOAT32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Decision: a preset is a plain value, and what is not in it is `TrainConfig`'s default. Each says on which hardware it
 is meant to run, and the times and scores that are known; where these are not ours, it says whose they are. Memory is
-`jax_train.memory_plan`'s, on paper, for windows of the full 448 tokens in bfloat16; a GPU without bfloat16 (T4) or a
-CPU wants `--compute-dtype float32`.
+`jax_train.memory_plan`'s, on paper, for windows of the full 448 tokens in bfloat16; a GPU without bfloat16 (T4) wants
+`--compute-dtype float16`, a CPU `float32`.
 """
 
 import argparse
