@@ -12,12 +12,13 @@ import torch
 import jax_train.train
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, load_run
-from jax_train.config import TrainConfig
+from jax_train.config import Lora, TrainConfig
 from jax_train.loss import token_loss
 from jax_train.model import functional
 from jax_train.optimizer import frozen_names, make_optimizer
 from jax_train.runlog import read_rows
 from jax_train.sharding import data_mesh
+from jax_train.spec_augment import SpecAugment
 from jax_train.step import TrainState, make_train_step
 from jax_train.train import initial_state, train
 from jax_train.weights import load_model, torch_name
@@ -137,9 +138,8 @@ def everything(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> Tra
     )
 
 
-def test_a_run_with_every_option_resumes_bit_for_bit_and_evaluates_the_average(everything, monkeypatch):
-    undisturbed = dataclasses.replace(everything, run=everything.run.with_name("undisturbed"))
-    train(undisturbed)
+def train_with_a_power_cut(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, lose the third step, and train to the end."""
     check = jax_train.train.check_finite
 
     def power_cut(step, values, ids):
@@ -149,9 +149,15 @@ def test_a_run_with_every_option_resumes_bit_for_bit_and_evaluates_the_average(e
 
     monkeypatch.setattr(jax_train.train, "check_finite", power_cut)
     with pytest.raises(KeyboardInterrupt):
-        train(everything)
+        train(config)
     monkeypatch.setattr(jax_train.train, "check_finite", check)
-    train(everything)
+    train(config)
+
+
+def test_a_run_with_every_option_resumes_bit_for_bit_and_evaluates_the_average(everything, monkeypatch):
+    undisturbed = dataclasses.replace(everything, run=everything.run.with_name("undisturbed"))
+    train(undisturbed)
+    train_with_a_power_cut(everything, monkeypatch)
     assert [row["loss"] for row in read_rows(everything.run)] == [row["loss"] for row in read_rows(undisturbed.run)]
 
     ours, theirs = (functional(load_run(run)[0])[0] for run in (everything.run, undisturbed.run))
@@ -166,6 +172,38 @@ def test_a_run_with_every_option_resumes_bit_for_bit_and_evaluates_the_average(e
         np.testing.assert_array_equal(value, (saved.params | saved.ema)[name], err_msg=name)
         assert np.array_equal(value, start[name]) == name.startswith("encoder."), name
     assert not np.array_equal(saved.params["decoder.layers.0.fc1.kernel"], saved.ema["decoder.layers.0.fc1.kernel"])
+
+
+def test_a_run_of_adapters_resumes_bit_for_bit_and_is_evaluated_with_them_merged(everything, monkeypatch):
+    lora = Lora(rank=4, alpha=8.0, targets=("q_proj", "decoder.*.fc1"))
+    adapters = TrainConfig(everything.shards, everything.run, model=everything.model, batch_size=8, steps=3, lora=lora)
+    adapters = dataclasses.replace(adapters, learning_rate=1e-2, save_steps=1)
+    undisturbed = dataclasses.replace(adapters, run=adapters.run.with_name("undisturbed"))
+    train(undisturbed)
+    train_with_a_power_cut(adapters, monkeypatch)
+    ours, theirs = (functional(load_run(run)[0])[0] for run in (adapters.run, undisturbed.run))
+    start = functional(load_model(Path(everything.model)))[0]
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+        adapted = "q_proj.kernel" in name or (name.startswith("decoder") and "fc1.kernel" in name)
+        assert np.array_equal(value, start[name]) != adapted, name
+    change = np.asarray(theirs["encoder.layers.0.self_attn.q_proj.kernel"]) - np.asarray(
+        start["encoder.layers.0.self_attn.q_proj.kernel"]
+    )
+    assert np.linalg.matrix_rank(change, tol=1e-6) <= lora.rank
+
+
+def test_freezing_beside_adapters_is_refused(everything):
+    with pytest.raises(UserError, match="--freeze with LoRA"):
+        dataclasses.replace(everything, lora=Lora())
+
+
+def test_spec_augment_masks_the_same_on_any_number_of_devices(model_dir):
+    """1e-6: the same numbers added in another order."""
+    masked = dataclasses.replace(CONFIG, spec_augment=SpecAugment(mask_time_prob=0.5, mask_feature_prob=0.3))
+    one, two = (steps(model_dir, masked, devices=devices, count=1)[1][1] for devices in (1, 2))
+    assert two == pytest.approx(one, rel=1e-6)
+    assert one != pytest.approx(steps(model_dir, CONFIG, devices=1, count=1)[1][1], rel=1e-3)
 
 
 def test_a_run_from_before_an_option_existed_is_continued(everything):
