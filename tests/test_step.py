@@ -199,11 +199,11 @@ def test_freezing_beside_adapters_is_refused(everything):
 
 
 def test_spec_augment_masks_the_same_on_any_number_of_devices(model_dir):
-    """1e-6: the same numbers added in another order."""
+    """1e-6: the same numbers added in another order. Masks move this random model's loss by 1e-3 of itself."""
     masked = dataclasses.replace(CONFIG, spec_augment=SpecAugment(mask_time_prob=0.5, mask_feature_prob=0.3))
     one, two = (steps(model_dir, masked, devices=devices, count=1)[1][1] for devices in (1, 2))
     assert two == pytest.approx(one, rel=1e-6)
-    assert one != pytest.approx(steps(model_dir, CONFIG, devices=1, count=1)[1][1], rel=1e-3)
+    assert one != pytest.approx(steps(model_dir, CONFIG, devices=1, count=1)[1][1], rel=1e-4)
 
 
 def test_a_run_from_before_an_option_existed_is_continued(everything):
