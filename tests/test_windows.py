@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
+from benchmarks.windows import segments
 from data.audio import decode, resample
 from data.log_mel import HOP_LENGTH, N_FRAMES, log_mel, quantize
 from data.records import Record, Shards
@@ -264,3 +265,20 @@ def test_an_empty_window_teaches_nothing_and_is_silence():
     assert (window.labels_L == IGNORE).all()
     silent = restore(jnp.asarray(window.log_mel_q_FM)[None], jnp.asarray(window.log_mel_max_F)[None])
     np.testing.assert_array_equal(np.asarray(silent), -1.5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "want"),
+    [
+        ([100, 7, 8, 150], [(0.0, 1.0)]),
+        ([100, 7, 150, 150, 8, 200], [(0.0, 1.0), (1.0, 2.0)]),
+        ([], []),
+        ([7, 8], None),  # text outside
+        ([100, 7], None),  # never closed
+        ([150, 7, 100], None),  # backwards
+        ([100, 7, 150, 120, 8, 200], None),  # before the end of the last
+    ],
+)
+def test_the_ablations_segments_are_whole_and_in_order(tokens, want):
+    """100 is <|0.00|>, each step 20 ms."""
+    assert segments(tokens, first_timestamp=100) == want
