@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import jax_train.train
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, load_run
 from jax_train.config import Lora, TrainConfig
@@ -23,6 +22,7 @@ from jax_train.step import TrainState, make_train_step
 from jax_train.train import initial_state, train
 from jax_train.weights import load_model, torch_name
 from jax_train.windows import IGNORE
+from tests.power_cut import train_until_power_cut
 from tests.test_windows import random_batch
 from tests.torch_reference import small_model_dir
 
@@ -138,26 +138,11 @@ def everything(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> Tra
     )
 
 
-def train_with_a_power_cut(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train, lose the third step, and train to the end."""
-    check = jax_train.train.check_finite
-
-    def power_cut(step, values, ids):
-        if step == 3:
-            raise KeyboardInterrupt
-        check(step, values, ids)
-
-    monkeypatch.setattr(jax_train.train, "check_finite", power_cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.setattr(jax_train.train, "check_finite", check)
-    train(config)
-
-
 def test_a_run_with_every_option_resumes_bit_for_bit_and_evaluates_the_average(everything, monkeypatch):
     undisturbed = dataclasses.replace(everything, run=everything.run.with_name("undisturbed"))
     train(undisturbed)
-    train_with_a_power_cut(everything, monkeypatch)
+    train_until_power_cut(everything, 3, monkeypatch)
+    train(everything)
     assert [row["loss"] for row in read_rows(everything.run)] == [row["loss"] for row in read_rows(undisturbed.run)]
 
     ours, theirs = (functional(load_run(run)[0])[0] for run in (everything.run, undisturbed.run))
@@ -180,7 +165,8 @@ def test_a_run_of_adapters_resumes_bit_for_bit_and_is_evaluated_with_them_merged
     adapters = dataclasses.replace(adapters, learning_rate=1e-2, save_steps=1)
     undisturbed = dataclasses.replace(adapters, run=adapters.run.with_name("undisturbed"))
     train(undisturbed)
-    train_with_a_power_cut(adapters, monkeypatch)
+    train_until_power_cut(adapters, 3, monkeypatch)
+    train(adapters)
     ours, theirs = (functional(load_run(run)[0])[0] for run in (adapters.run, undisturbed.run))
     start = functional(load_model(Path(everything.model)))[0]
     for name, value in theirs.items():

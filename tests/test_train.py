@@ -12,7 +12,6 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-import jax_train.train
 from data.errors import UserError
 from data.records import Shards
 from data.tfrecord import FRAMING_BYTES, unframe
@@ -28,6 +27,7 @@ from jax_train.step import restore
 from jax_train.train import train
 from jax_train.weights import load_model
 from jax_train.windows import Prompt, Window
+from tests.power_cut import train_until_power_cut
 from tests.torch_reference import torch_loss
 
 STEPS = 6
@@ -79,17 +79,7 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(config):
 def test_a_run_stopped_and_started_again_is_bit_for_bit_the_undisturbed_one(config, monkeypatch):
     undisturbed = dataclasses.replace(config, run=config.run.with_name("undisturbed"))
     train(undisturbed)
-    check = jax_train.train.check_finite
-
-    def power_cut(step, values, ids):
-        if step == 4:
-            raise KeyboardInterrupt
-        check(step, values, ids)
-
-    monkeypatch.setattr(jax_train.train, "check_finite", power_cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.setattr(jax_train.train, "check_finite", check)
+    train_until_power_cut(config, 4, monkeypatch)
     assert losses(config.run) == losses(undisturbed.run)[:3]  # step 3 was logged but not saved, so it comes again
     train(config)
     assert losses(config.run) == losses(undisturbed.run)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-import jax_train.train
 from data.errors import UserError
 from data.records import Shards
 from data.tfrecord import FRAMING_BYTES, unframe
@@ -18,6 +17,7 @@ from jax_train.evaluation import Evaluation, chosen_rows
 from jax_train.preemption import BrokenOff, Stopped, StopRequest
 from jax_train.runlog import read_rows
 from jax_train.train import train
+from tests.power_cut import train_until_power_cut
 from tests.test_train_reliability import curve
 
 WER_OF_STEP = {2: 80.0, 4: 95.0, 6: 90.0}
@@ -102,17 +102,7 @@ def test_a_run_stopped_before_or_within_an_evaluation_does_it_once(config, monke
         train(config, stop)
     assert [row["step"] for row in read_rows(config.run)] == [1, 2, 2, 3, 4]
     monkeypatch.setattr(Evaluation, "run", scored_by_table)
-    check = jax_train.train.check_finite
-
-    def power_cut(step, values, ids):
-        if step == 6:
-            raise KeyboardInterrupt
-        check(step, values, ids)
-
-    monkeypatch.setattr(jax_train.train, "check_finite", power_cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.setattr(jax_train.train, "check_finite", check)
+    train_until_power_cut(config, 6, monkeypatch)
     train(config)
     assert curve(config.run) == curve(undisturbed.run)
     assert steps_in(config.run / "checkpoints") == [2, 6]
