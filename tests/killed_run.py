@@ -23,7 +23,9 @@ from jax_train.train import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIFE_SECONDS = 6.0  # the longest that an attempt is left alive: its start and some steps
+START_SECONDS = 2.0  # the same for one that is ahead of its share
 PATIENCE_SECONDS = 60.0  # for a checkpoint to be begun
+LEFT_SAVES = 4  # checkpoints that the kills leave to the last attempt, two of them for those that strike too late
 
 
 def main() -> None:
@@ -38,7 +40,8 @@ def main() -> None:
         if number % 5 == 4:
             wait_for_writing(child, config.run)
         else:
-            time.sleep(moments.uniform(0, LIFE_SECONDS))
+            share = (config.steps - LEFT_SAVES * config.save_steps) * (number + 1) / int(kills)
+            wait_for_moment(config, share, moments.random())
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
@@ -67,6 +70,18 @@ def start(config: TrainConfig) -> int:
 def partial(run: Path) -> list[str]:
     """What stands half written."""
     return sorted(path.name for path in (run / "checkpoints").glob(f"*{PARTIAL}*"))
+
+
+def wait_for_moment(config: TrainConfig, share: float, moment: float) -> None:
+    """Return at the moment, 0 to 1, of an attempt's life, or once checkpoints are beyond its share of the steps."""
+    seconds = START_SECONDS if newest(config.run) >= share else LIFE_SECONDS
+    end = time.monotonic() + moment * seconds
+    while time.monotonic() < end and newest(config.run) < share + config.save_steps:
+        time.sleep(0.001)
+
+
+def newest(run: Path) -> int:
+    return max(steps_in(run / "checkpoints"), default=0)
 
 
 def wait_for_writing(child: int, run: Path) -> None:

@@ -48,13 +48,13 @@ ONE_DEVICE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
 @pytest.fixture(scope="module")
 def setup(small_model_dir: Path, small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """Sixteen steps of one window, saved every other."""
+    """Twenty-four steps of one window, saved every other."""
     return TrainConfig(
         shards=small_shards,
         run=tmp_path_factory.mktemp("reliability") / "undisturbed",
         model=str(small_model_dir),
         batch_size=1,
-        steps=16,
+        steps=24,
         learning_rate=1e-2,
         save_steps=2,
     )
@@ -98,7 +98,7 @@ def test_twenty_kills_at_random_moments_change_no_bit_of_the_run(undisturbed):
     assert sum(bool(partial) for _, _, partial in struck) >= KILLS // 5 - 1, (seed, struck)
     assert_same_run(config.run, undisturbed.run)
     assert [row["step"] for row in read_rows(config.run)] == list(range(1, config.steps + 1))
-    assert steps_in(config.run / "checkpoints") == [14, 16]
+    assert steps_in(config.run / "checkpoints") == [22, 24]
 
 
 def command(config: TrainConfig) -> subprocess.Popen:
@@ -141,7 +141,7 @@ def test_sigterm_saves_and_ends_with_0_and_the_same_command_continues(undisturbe
     with command(config) as process:
         said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert "trained 16 steps" in said
+    assert "trained 24 steps" in said
     assert_same_run(config.run, undisturbed.run)
 
 
