@@ -1,22 +1,62 @@
-"""WER and CER of transcripts, as written and normalised, always both and always named.
+"""WER and CER of transcripts, as written and normalised, always both and always named; and the edits behind them.
 
 Decision: Whisper's basic normaliser keeping the accents, in both scores' name. The English normaliser rewrites other
 languages' words, and stripping accents flatters: `è` (is) and `e` (and) are different words. A normalised score alone
-hides what the reader sees: case and punctuation are worth about five points in Italian.
+hides what the reader sees: case and punctuation are worth about five points in Italian. Alignments come from the metric
+that gives the scores (jiwer, through `evaluate`), so every finer figure adds up to them.
+
+Shapes: C clips.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from data.errors import UserError
 
 NORMALISER = "transformers BasicTextNormalizer(remove_diacritics=False)"
 METRIC = Path(__file__).parent / "wer.py"
+SCORES = ("wer", "cer", "wer_normalised", "cer_normalised")
 
 
-def scores(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
-    """`wer`, `cer` (as written), `wer_normalised`, `cer_normalised`, in percent of the whole corpus, and `normaliser`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edits:
+    """What turns each reference into its hypothesis, in words and in characters."""
+
+    reference_words: list[list[str]]
+    hypothesis_words: list[list[str]]
+    alignments: list[list[Any]]
+    """jiwer's chunks of each clip: `type` (equal, substitute, insert, delete) and the words' places on both sides."""
+    words: Int[np.ndarray, "C"]
+    substitutions: Int[np.ndarray, "C"]
+    deletions: Int[np.ndarray, "C"]
+    insertions: Int[np.ndarray, "C"]
+    characters: Int[np.ndarray, "C"]
+    character_errors: Int[np.ndarray, "C"]
+    wer: float
+    """In percent, of the whole corpus."""
+    cer: float
+
+    @property
+    def errors(self) -> Int[np.ndarray, "C"]:
+        """Word errors of each clip."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+def normaliser() -> Callable[[str], str]:
+    """`NORMALISER`: a sentence in lower case, without punctuation and without what stands in brackets."""
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer  # takes seconds to import
+
+    basic = BasicTextNormalizer(remove_diacritics=False)
+    return lambda text: basic(text).strip()
+
+
+def edits(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[Edits, Edits]:
+    """The edits as written, and normalised.
 
     A hypothesis may be empty, and so may be what the normaliser leaves of a reference (a lone «…»): its words are then
     insertions.
@@ -33,21 +73,55 @@ def scores(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, An
             raise UserError(
                 f"reference {number} is empty: there is nothing to measure errors against; leave the clip out"
             )
-    # Imported here because `evaluate` takes seconds to import (with torch there, it imports that too).
-    import evaluate
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    normalise = BasicTextNormalizer(remove_diacritics=False)
-    normal_references = [normalise(text).strip() for text in references]
+    normalise = normaliser()
+    normal_references = [normalise(text) for text in references]
     if not any(normal_references):
         raise UserError("the references hold no letter or digit: there is nothing to measure errors against")
+    return aligned(references, hypotheses), aligned(normal_references, [normalise(text) for text in hypotheses])
+
+
+def aligned(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
+    """The edits between texts as they are given, by our metric."""
+    import evaluate  # takes seconds to import (with torch there, it imports that too)
+
     metric = evaluate.load(str(METRIC), keep_in_memory=True)
-    written = metric.compute(references=list(references), predictions=list(hypotheses))
-    normal = metric.compute(references=normal_references, predictions=[normalise(text).strip() for text in hypotheses])
+    found = metric.compute(references=list(references), predictions=list(hypotheses), alignments=True)
+    words, characters = found["words"], found["characters"]
+    return Edits(
+        reference_words=words.references,
+        hypothesis_words=words.hypotheses,
+        alignments=words.alignments,
+        words=np.array([len(text) for text in words.references], np.int64),
+        substitutions=_counted(words.alignments, "substitute"),
+        deletions=_counted(words.alignments, "delete"),
+        insertions=_counted(words.alignments, "insert"),
+        characters=np.array([len(text) for text in characters.references], np.int64),
+        character_errors=_counted(characters.alignments, "substitute", "delete", "insert"),
+        wer=100 * found["wer"],
+        cer=100 * found["cer"],
+    )
+
+
+def _counted(alignments: list[list[Any]], *kinds: str) -> Int[np.ndarray, "C"]:
+    """How many edits of `kinds` each alignment has."""
+    return np.array([sum(_size(chunk) for chunk in chunks if chunk.type in kinds) for chunks in alignments], np.int64)
+
+
+def _size(chunk: Any) -> int:
+    return int(max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx))
+
+
+def headline(written: Edits, normal: Edits) -> dict[str, Any]:
+    """`wer`, `cer` (as written), `wer_normalised`, `cer_normalised`, in percent, and `normaliser`."""
     return {
-        "wer": 100 * written["wer"],
-        "cer": 100 * written["cer"],
-        "wer_normalised": 100 * normal["wer"],
-        "cer_normalised": 100 * normal["cer"],
+        "wer": written.wer,
+        "cer": written.cer,
+        "wer_normalised": normal.wer,
+        "cer_normalised": normal.cer,
         "normaliser": NORMALISER,
     }
+
+
+def scores(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
+    """The `headline` of transcripts; errors as for `edits`."""
+    return headline(*edits(references, hypotheses))

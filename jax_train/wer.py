@@ -2,8 +2,9 @@
 
 Decision: `evaluate.load("wer")` fetches its code from the hub at each first use; this module is that metric, on jiwer,
 in one file: `evaluate.load("jax_train/wer.py").compute(references=[…], predictions=[…])` gives {"wer": …, "cer": …} as
-fractions over the whole corpus (edits / reference words or characters). What is compared is what is given. `evaluate`
-finds what the file needs line by line, so each import stands alone on its line.
+fractions over the whole corpus (edits / reference words or characters). What is compared is what is given. With
+`alignments=True` it gives jiwer's alignments too, of which all finer scores are made. `evaluate` finds what the file
+needs line by line, so each import stands alone on its line.
 """
 
 import datasets
@@ -28,5 +29,7 @@ class ErrorRates(evaluate.Metric):
             features=datasets.Features({"predictions": text, "references": text}),
         )
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"wer": jiwer.wer(references, predictions), "cer": jiwer.cer(references, predictions)}
+    def _compute(self, predictions: list[str], references: list[str], alignments: bool = False) -> dict[str, object]:
+        words, characters = jiwer.process_words(references, predictions), jiwer.process_characters(references, predictions)
+        rates = {"wer": words.wer, "cer": characters.cer}
+        return rates | {"words": words, "characters": characters} if alignments else rates
