@@ -3,7 +3,7 @@
 Decision: percentile bootstrap over per-clip counts (Bisani and Ney, "Bootstrap estimates for confidence intervals in
 ASR performance evaluation", ICASSP 2004). What is drawn again, with replacement, are clips, or speakers with all their
 clips: clips of one speaker err alike, and intervals over clips are then too narrow (Liu and Peng, "Statistical testing
-on ASR performance via blockwise bootstrap", 2020). With few speakers an interval over speakers is too narrow in turn, so
+on ASR performance via blockwise bootstrap", 2020). With few speakers an interval over speakers is too narrow in turn:
 there is none below `FEWEST_SPEAKERS`. A resample is a row of counts, so all sums are one matrix product.
 
 Shapes: C clips, U units drawn (clips or speakers), R resamples, K counts (errors and words of each score).

@@ -30,6 +30,9 @@ class ErrorRates(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str], alignments: bool = False) -> dict[str, object]:
-        words, characters = jiwer.process_words(references, predictions), jiwer.process_characters(references, predictions)
+        words, characters = (
+            jiwer.process_words(references, predictions),
+            jiwer.process_characters(references, predictions),
+        )
         rates = {"wer": words.wer, "cer": characters.cer}
         return rates | {"words": words, "characters": characters} if alignments else rates
