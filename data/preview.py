@@ -5,8 +5,6 @@ shards hold, and the lengths, tokens and rejections of many. The page holds ever
 server: it can be mailed, archived beside a run, or opened from an unplugged disk.
 """
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from jaxtyping import Float32
-from jinja2 import Environment, StrictUndefined
 from tokenizers import Tokenizer
 from tqdm import tqdm
 from upath import UPath
@@ -28,12 +25,12 @@ from data.budget import say_bytes
 from data.clips import Clip, ClipError, Split
 from data.errors import UserError, command
 from data.model_files import model_file, read_n_mels
-from data.pictures import Histogram, Tick, colour_stops, data_uri, envelope, flac, histogram, log_mel_png, time_ticks
+from data.pages import write_page
+from data.pictures import Histogram, Tick, data_uri, envelope, flac, histogram, log_mel_png, time_ticks
 from data.records import MANIFEST, Record, Shards
 from data.shard_jobs import ShardJob, clip_records, make_copy
 from data.sources import SourceOptions, read_split
 from data.split_names import folder_name
-from data.storage import new_file, writing_to
 from data.survey import Survey, of_sample, of_shards, reasons, spread
 from data.tokens import load_tokenizer
 
@@ -226,29 +223,19 @@ def _say_db(amplitude: float) -> str:
 
 def _write_page(config: PreviewConfig, split: Split, survey: Survey, job: ShardJob, cards: Iterator[Card]) -> int:
     """Write the page card by card; its bytes."""
-    script = TEMPLATE.with_name("preview.js").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    output = UPath(config.output)
-    with writing_to(output), new_file(output) as file:
-        pieces = template.generate(
-            config=config,
-            split=split,
-            survey=survey,
-            job=job,
-            cards=cards,
-            tiles=_tiles(split, survey),
-            settings=_settings(config, split, job),
-            histograms=_histograms(survey),
-            reasons=reasons(survey.rejected),
-            colour_stops=colour_stops(),
-            script=script,
-            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            size=lambda: say_bytes(file.tell()),
-        )
-        for piece in pieces:
-            file.write(piece.encode())
-        return file.tell()
+    return write_page(
+        config.output,
+        TEMPLATE,
+        config=config,
+        split=split,
+        survey=survey,
+        job=job,
+        cards=cards,
+        tiles=_tiles(split, survey),
+        settings=_settings(config, split, job),
+        histograms=_histograms(survey),
+        reasons=reasons(survey.rejected),
+    )
 
 
 def _tiles(split: Split, survey: Survey) -> list[tuple[str, str]]:
