@@ -24,6 +24,7 @@ ENVELOPE_COLUMNS = 480
 PLOT_WIDTH, PLOT_HEIGHT = 480, 200  # of a histogram, in the units of its drawing
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 24  # around its bars, for the axes
 MOST_BARS = 40
+SPEAKER_LETTERS = 8  # of a speaker's id: enough to tell two apart, too little to find them elsewhere
 
 
 @cache
@@ -181,3 +182,8 @@ def time_ticks(seconds: float, most: int = 8) -> list[Tick]:
     step = nice_step(seconds / most)
     marks: Sequence[float] = np.arange(0.0, 0.95 * seconds, step).tolist()  # a label at the very end would stick out
     return [Tick(round(100 * mark / seconds, 3), f"{mark:g}") for mark in marks]
+
+
+def short_speaker(speaker: str) -> str:
+    """The beginning of a speaker's id."""
+    return speaker[:SPEAKER_LETTERS] + ("…" if len(speaker) > SPEAKER_LETTERS else "")

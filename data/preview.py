@@ -26,7 +26,7 @@ from data.clips import Clip, ClipError, Split
 from data.errors import UserError, command
 from data.model_files import model_file, read_n_mels
 from data.pages import write_page
-from data.pictures import Histogram, Tick, data_uri, envelope, flac, histogram, log_mel_png, time_ticks
+from data.pictures import Histogram, Tick, data_uri, envelope, flac, histogram, log_mel_png, short_speaker, time_ticks
 from data.records import MANIFEST, Record, Shards
 from data.shard_jobs import ShardJob, clip_records, make_copy
 from data.sources import SourceOptions, read_split
@@ -35,7 +35,6 @@ from data.survey import Survey, of_sample, of_shards, reasons, spread
 from data.tokens import load_tokenizer
 
 TEMPLATE = Path(__file__).with_name("preview.html.jinja")
-SPEAKER_LETTERS = 8  # of a speaker's id: enough to tell two apart, too little to find them elsewhere
 UNITS = {"db": "dB", "seconds": "s", "hz": "Hz"}
 SPELLINGS = {"snr": "SNR", "rt60": "RT60"}
 
@@ -160,7 +159,7 @@ def _within_reach(split: Split, config: PreviewConfig) -> list[Clip]:
 def _cards(clips: list[Clip], job: ShardJob, tokenizer: Tokenizer, advance: Callable[[], Any]) -> Iterator[Card]:
     """The cards one by one, so that one at a time is in memory."""
     for clip in clips:
-        speaker = clip.speaker[:SPEAKER_LETTERS] + ("…" if len(clip.speaker) > SPEAKER_LETTERS else "")
+        speaker = short_speaker(clip.speaker)
         try:
             card = _card(clip, speaker, job, tokenizer)
         except ClipError as error:  # it was there a minute ago, or when the shards were made

@@ -1,12 +1,11 @@
-"""The command that scores a model or a run on a split: scores.json and predictions.tsv.
+"""The command that scores a model or a run on a split: predictions.parquet, scores.json and report.html.
 
 Decision: the clips are decoded by increasing length, so that a batch's rows end together, each alone in its 30 s window
 as `transformers` would see it, and results stand in the shards' order. Time is told apart (loading, compiling,
-decoding, scoring with the import of `evaluate`): the clips per second are those of decoding, reading the shards
-included, and nothing is left out but Python's own start.
+decoding, scoring with the import of `evaluate`, the report): the clips per second are those of decoding, reading the
+shards included, and nothing is left out but Python's own start.
 """
 
-import csv
 import dataclasses
 import json
 import time
@@ -27,25 +26,34 @@ from jax_train.checkpoints import load_run, run_model_folder
 from jax_train.config import WhisperConfig, compilation_cache
 from jax_train.decode import BatchDecoder, DecodingRules, text_of
 from jax_train.model import Whisper
+from jax_train.predictions import PREDICTIONS, hypotheses_for
 from jax_train.pretrained import model_folder
-from jax_train.scores import scores
+from jax_train.recordings import Recordings, find_recordings
+from jax_train.report import REPORT, write_report
+from jax_train.scoring import SCORES_FILE, Scored, score, write_clips, write_scores
 from jax_train.weights import load_model
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Word and character error rates of a model, or of a run's newest checkpoint, on one split."""
+    """Word and character error rates on one split, of a model, a run's newest checkpoint, or given predictions."""
 
     shards: Path
     """Folder written by featurize: one folder per split."""
     model: str = ""
-    """Hugging Face Whisper folder, or a name on the hub; this or --run."""
+    """Hugging Face Whisper folder, or a name on the hub; this, --run or --predictions."""
     run: Path | None = None
-    """Folder of a training run; this or --model."""
+    """Folder of a training run; this, --model or --predictions."""
+    predictions: Path | None = None
+    """A .parquet or .tsv file with the columns id and hypothesis, of whatever origin; this, --model or --run."""
     split: str = "test"
     """Split to score on; only its clean copies."""
     out: Path | None = None
-    """Folder for the results; by default RUN/evaluate-SPLIT, or scores/MODEL-SPLIT."""
+    """Folder for the results; by default RUN/evaluate-SPLIT, or scores/NAME-SPLIT by the model's or the file's name."""
+    recordings: str = ""
+    """Corpus whose recordings the report plays; by default the one the shards are of, if it is on this machine."""
+    report_clips: int = 50
+    """Clips in the report, those with the most errors; 0: none."""
     batch_size: int = 8
     """30 s windows at a time on each device."""
     limit: int = 0
@@ -59,10 +67,15 @@ class EvaluateConfig:
     """Tokens a transcript may have; 0: as many as the model can."""
 
     def __post_init__(self) -> None:
-        if bool(self.model) == bool(self.run):
-            raise UserError("give either --model (a Whisper folder or hub name) or --run (a training run's folder)")
+        if bool(self.model) + bool(self.run) + bool(self.predictions) != 1:
+            raise UserError(
+                "give either --model (a Whisper folder or hub name) or --run (a training run's folder) "
+                "or --predictions (a .parquet or .tsv file)"
+            )
         if self.batch_size < 1 or self.limit < 0:
             raise UserError(f"--batch-size {self.batch_size} --limit {self.limit}: at least 1, and not negative")
+        if self.report_clips < 0:
+            raise UserError(f"--report-clips {self.report_clips}: 0 or more")
 
     def out_folder(self) -> Path:
         """Where the results go."""
@@ -70,14 +83,16 @@ class EvaluateConfig:
             return self.out
         if self.run:
             return self.run / f"evaluate-{self.split}"
-        return Path("scores") / f"{Path(self.model).resolve().name}-{self.split}"
+        name = self.predictions.stem if self.predictions else Path(self.model).resolve().name
+        return Path("scores") / f"{name}-{self.split}"
 
 
 def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
     """Scores, speed and settings, as written to scores.json.
 
     Raises:
-        UserError: no such split, model or run; shards of another mel size than the model; nothing to score.
+        UserError: no such split, model, run, file or corpus; predictions of other clips; shards of another mel size
+            than the model; nothing to score.
     """
     devices = list(devices or jax.local_devices())
     marks = [time.perf_counter()]
@@ -85,6 +100,12 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     rows = np.flatnonzero(shards.index["copy"] == 0)[: config.limit or None]
     if not len(rows):
         raise UserError(f"{shards.folder}: no clips to score; see its rejected.tsv")
+    recordings = find_recordings(shards, config.recordings)
+    if config.predictions:
+        references = [shards[row].text for row in rows]
+        hypotheses = hypotheses_for(config.predictions, shards.index["id"][rows].tolist())
+        told = {"model": str(config.predictions), "settings": _settings(config)}
+        return _finish(config, shards, rows, score(shards, rows, references, hypotheses), told, recordings)
     folder = run_model_folder(config.run) if config.run else model_folder(config.model)
     n_mels, wanted = shards[rows[0]].log_mel_q.shape[1], WhisperConfig.from_folder(folder).num_mel_bins
     if n_mels != wanted:
@@ -98,23 +119,41 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     marks.append(time.perf_counter())
     references, hypotheses = transcribe(shards, rows, decoder, tokenizer)
     marks.append(time.perf_counter())
-    found = scores(references, hypotheses)
+    scored = score(shards, rows, references, hypotheses)
     marks.append(time.perf_counter())
     seconds = dict(zip(("load", "compile", "decode", "score"), np.diff(marks).round(3).tolist(), strict=True))
-    speech_seconds = float(shards.index["seconds"][rows].sum(dtype=np.float64))
-    result = {
-        **found,
-        "clips": len(rows),
-        "speech_seconds": round(speech_seconds, 3),
+    told: dict[str, Any] = {
         "clips_per_second": len(rows) / seconds["decode"],
-        "speech_seconds_per_second": speech_seconds / seconds["decode"],
+        "speech_seconds_per_second": scored.result["speech_seconds"] / seconds["decode"],
         "seconds": seconds,
         "model": name,
-        "split": config.split,
         "devices": f"{len(devices)} {devices[0].device_kind}",
-        "settings": json.loads(json.dumps(dataclasses.asdict(config) | dataclasses.asdict(rules), default=str)),
+        "settings": _settings(config) | json.loads(json.dumps(dataclasses.asdict(rules))),
     }
-    _write(config.out_folder(), result, shards.index["id"][rows].tolist(), references, hypotheses)
+    return _finish(config, shards, rows, scored, told, recordings)
+
+
+def _settings(config: EvaluateConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return settings
+
+
+def _finish(
+    config: EvaluateConfig,
+    shards: Shards,
+    rows: np.ndarray,
+    scored: Scored,
+    told: dict[str, Any],
+    recordings: Recordings,
+) -> dict[str, Any]:
+    """Write the files; the result with what is `told` of its making."""
+    out = config.out_folder()
+    write_clips(out, scored)
+    result = {**scored.result, "split": config.split, **told}
+    started = time.perf_counter()
+    write_report(out, result, scored, shards, rows, recordings, config.report_clips)
+    result["seconds"] = told.get("seconds", {}) | {"report": round(time.perf_counter() - started, 3)}
+    write_scores(out, result)
     return result
 
 
@@ -157,33 +196,25 @@ def _load(config: EvaluateConfig, folder: Path) -> tuple[Whisper, str]:
     return load_model(folder, config.compute_dtype), config.model
 
 
-def _write(
-    out: Path, result: dict[str, Any], ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
-) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "predictions.tsv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n")
-        table.writerow(["id", "reference", "hypothesis"])
-        table.writerows(zip(ids, references, hypotheses, strict=True))
-    partial = out / "scores.json.partial"
-    partial.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(out / "scores.json")
-
-
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
-    seconds = result["seconds"]
-    speed = f"{result['clips_per_second']:.2f} clips/s, {result['speech_seconds_per_second']:.1f} × real time"
-    rest = ", ".join(f"{seconds[name]:.1f} s to {name}" for name in ("load", "compile", "score"))
-    return "\n".join(
-        [
-            f"{result['model']} on {result['split']}: {result['clips']} clips, {result['speech_seconds']:.0f} s speech",
-            f"{'':4}{'as written':>12}{'normalised':>12}",
-            f"{'WER':4}{result['wer']:10.2f} %{result['wer_normalised']:10.2f} %",
-            f"{'CER':4}{result['cer']:10.2f} %{result['cer_normalised']:10.2f} %",
-            f"decoded in {seconds['decode']:.1f} s: {speed} (and {rest})",
-        ]
+    over_clips, signs = result["intervals"]["over_clips"], result["signs"]
+    lines = [
+        f"{result['model']} on {result['split']}: {result['clips']} clips, {result['speech_seconds']:.0f} s speech",
+        f"{'':4}{'as written (95 %)':>26}{'normalised (95 %)':>26}",
+    ]
+    for name in ("wer", "cer"):
+        shown = [(result[kind], *over_clips[kind]) for kind in (name, f"{name}_normalised")]
+        cells = [f"{rate:.2f} % ({low:.2f}–{high:.2f})".rjust(26) for rate, low, high in shown]
+        lines.append(f"{name.upper():4}{''.join(cells)}")
+    lines.append(
+        f"{signs['hallucinations']} clips with an invented phrase, {signs['repetitions']} that repeat themselves"
     )
+    if "decode" in (seconds := result["seconds"]):
+        speed = f"{result['clips_per_second']:.2f} clips/s, {result['speech_seconds_per_second']:.1f} × real time"
+        rest = ", ".join(f"{seconds[name]:.1f} s to {name}" for name in ("load", "compile", "score", "report"))
+        lines.append(f"decoded in {seconds['decode']:.1f} s: {speed} (and {rest})")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -191,7 +222,8 @@ def main() -> None:
     config = tyro.cli(EvaluateConfig)
     compilation_cache()
     result = evaluate(config)
-    print(f"{table(result)}\n{config.out_folder() / 'scores.json'}")
+    out = config.out_folder()
+    print(f"{table(result)}\n{out / PREDICTIONS}, {out / REPORT}\n{out / SCORES_FILE}")
 
 
 if __name__ == "__main__":
