@@ -18,7 +18,7 @@ from jax_train.scores import SCORES, Edits
 
 SECONDS = (0, 2, 4, 6, 8, 10, 15, np.inf)
 SNR_DB = (-np.inf, 0, 10, 20, 30, 40, np.inf)
-FEWEST_CLIPS = 5  # of a speaker in the table: fewer say more of the clips than of the speaker
+FEWEST_CLIPS = 5  # of a part with an interval, of a speaker in the table: fewer say more of the clips than of the part
 MOST_SPEAKERS = 50  # in the table
 
 
@@ -53,7 +53,7 @@ def _of_scores(counts_UK: Int[np.ndarray, "U 8"]) -> dict[str, list[float]]:
 
 
 def part(counts_CK: Int[np.ndarray, "C 8"], chosen: np.ndarray) -> dict[str, Any]:
-    """The scores of the `chosen` clips, WER with its interval; None where the references have no word."""
+    """The scores of the `chosen` clips; None where the references have no word, and no interval of few clips."""
     here_CK = counts_CK[chosen]
     sums = here_CK.sum(axis=0)
     found: dict[str, Any] = {"clips": len(here_CK), "words_normalised": int(sums[5])}
@@ -61,7 +61,8 @@ def part(counts_CK: Int[np.ndarray, "C 8"], chosen: np.ndarray) -> dict[str, Any
         errors, length = sums[2 * place], sums[2 * place + 1]
         found[name] = float(100 * errors / length) if length else None
         if name.startswith("wer"):
-            found[f"{name}_interval"] = interval(here_CK[:, 2 * place], here_CK[:, 2 * place + 1])
+            enough = len(here_CK) >= FEWEST_CLIPS
+            found[f"{name}_interval"] = interval(*here_CK[:, 2 * place : 2 * place + 2].T) if enough else None
     return found
 
 

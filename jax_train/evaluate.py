@@ -104,8 +104,8 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     if config.predictions:
         references = [shards[row].text for row in rows]
         hypotheses = hypotheses_for(config.predictions, shards.index["id"][rows].tolist())
-        told = {"model": str(config.predictions), "settings": _settings(config)}
-        return _finish(config, shards, rows, score(shards, rows, references, hypotheses), told, recordings)
+        origin = {"model": str(config.predictions), "settings": _settings(config)}
+        return _finish(config, shards, rows, score(shards, rows, references, hypotheses), origin, recordings)
     folder = run_model_folder(config.run) if config.run else model_folder(config.model)
     n_mels, wanted = shards[rows[0]].log_mel_q.shape[1], WhisperConfig.from_folder(folder).num_mel_bins
     if n_mels != wanted:
@@ -122,7 +122,7 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     scored = score(shards, rows, references, hypotheses)
     marks.append(time.perf_counter())
     seconds = dict(zip(("load", "compile", "decode", "score"), np.diff(marks).round(3).tolist(), strict=True))
-    told: dict[str, Any] = {
+    told = {
         "clips_per_second": len(rows) / seconds["decode"],
         "speech_seconds_per_second": scored.result["speech_seconds"] / seconds["decode"],
         "seconds": seconds,

@@ -35,22 +35,21 @@ class RateBars:
 def rate_bars(title: str, parts: Sequence[dict[str, Any]], labels: Sequence[str], unit: str) -> RateBars:
     """The normalised WER of `parts` (as `breakdown.part` has them; those without words are left out)."""
     shown = [(part, label) for part, label in zip(parts, labels, strict=True) if part["wer_normalised"] is not None]
-    tops = [max(part["wer_normalised"], part["wer_normalised_interval"][1]) for part, _ in shown]
+    tops = [max(part["wer_normalised"], *(part["wer_normalised_interval"] or (0.0,))) for part, _ in shown]
     y_step = nice_step(max(min(max(tops, default=1.0), MOST_PERCENT) / 4, 0.5))
     highest = y_step * math.ceil(min(max(tops, default=1.0), MOST_PERCENT) / y_step - 1e-9)
     scale, bottom = (PLOT_HEIGHT - TOP - BOTTOM) / highest, PLOT_HEIGHT - BOTTOM
     place = (PLOT_WIDTH - LEFT - RIGHT) / max(len(shown), 1)
     bars, whiskers, ticks = [], [], []
     for number, (part, label) in enumerate(shown):
-        rate, (low, high) = part["wer_normalised"], part["wer_normalised_interval"]
-        x, height = LEFT + number * place, scale * min(rate, highest)
-        says = f"{label} {unit}: {rate:.1f} % ({low:.1f} to {high:.1f}), {part['clips']:,} clips"
-        bars.append(
-            Bar(round(x + GAP / 2 * place, 2), round(bottom - height, 2), round((1 - GAP) * place, 2), height, says)
-        )
-        middle = round(x + place / 2, 2)
-        ends = (round(bottom - scale * min(end, highest), 2) for end in (low, high))
-        whiskers.append(Whisker(middle, *ends))
+        rate, ends = part["wer_normalised"], part["wer_normalised_interval"]
+        x, height = LEFT + number * place, round(scale * min(rate, highest), 2)
+        left, width, middle = round(x + GAP / 2 * place, 2), round((1 - GAP) * place, 2), round(x + place / 2, 2)
+        within = f" ({ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
+        says = f"{label} {unit}: {rate:.1f} %{within}, {part['clips']:,} clips"
+        bars.append(Bar(left, round(bottom - height, 2), width, height, says))
+        if ends:
+            whiskers.append(Whisker(middle, *(round(bottom - scale * min(end, highest), 2) for end in ends)))
         ticks.append(Tick(middle, label))
     marks = [y_step * number for number in range(round(highest / y_step) + 1)]
     y_ticks = [Tick(round(bottom - scale * mark, 2), f"{mark:g}") for mark in marks]
