@@ -7,16 +7,15 @@ again continues where it was stopped.
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from data.errors import UserError, command
+from data.errors import command
 from jax_train.runlog import write_json
+from jax_train.stages import stage
 
 CORPUS = Path("sample/it")
 TRAINING = ["--batch-size", 2, "--steps", 12, "--learning-rate", 3e-5]
@@ -31,20 +30,6 @@ class DemoConfig:
 
     folder: Path = Path("demo")
     """Where everything is written."""
-
-
-def stage(title: str, module: str, *arguments: object) -> str:
-    """Run a command, show it, and give the last line of its output."""
-    words = [sys.executable, "-m", module, *map(str, arguments)]
-    print(f"\n== {title}\n$ python -m {' '.join(words[2:])}", flush=True)
-    lines = []
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            lines.append(line.strip())
-    if process.returncode:
-        raise UserError(f"stage '{title}' ended with exit code {process.returncode}; its message stands above")
-    return lines[-1] if lines else ""
 
 
 def held_out_clip() -> tuple[Path, str]:

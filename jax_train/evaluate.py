@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data.errors import UserError, command
+from data.folds import UNDIVIDED, Fold
 from data.log_mel import pad_to_window, restore
 from data.records import Shards
 from jax_train.checkpoints import load_run, run_model_folder
@@ -44,6 +45,10 @@ class EvaluateConfig:
     """Folder of a training run; this or --model."""
     split: str = "test"
     """Split to score on; only its clean copies."""
+    fold: Fold = UNDIVIDED
+    """Fold of the split to score on alone, for cross-validation."""
+    step: str = "newest"
+    """Checkpoint of --run: newest, best (of lowest WER), or its step."""
     out: Path | None = None
     """Folder for the results; by default RUN/evaluate-SPLIT, or scores/MODEL-SPLIT."""
     batch_size: int = 8
@@ -81,7 +86,7 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     """
     devices = list(devices or jax.local_devices())
     marks = [time.perf_counter()]
-    shards = Shards.open(config.shards, config.split)
+    shards = config.fold.for_scoring(Shards.open(config.shards, config.split))
     rows = np.flatnonzero(shards.index["copy"] == 0)[: config.limit or None]
     if not len(rows):
         raise UserError(f"{shards.folder}: no clips to score; see its rejected.tsv")
@@ -152,7 +157,7 @@ def transcribe(
 def _load(config: EvaluateConfig, folder: Path) -> tuple[Whisper, str]:
     """The model, and what to call it in the results."""
     if config.run:
-        model, step = load_run(config.run, config.compute_dtype)
+        model, step = load_run(config.run, config.compute_dtype, config.step)
         return model, f"{config.run} step {step}"
     return load_model(folder, config.compute_dtype), config.model
 

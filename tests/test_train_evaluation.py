@@ -37,6 +37,7 @@ def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainCo
         keep=1,
         eval_split="test",
         eval_steps=2,
+        max_eval_share=1.0,
         eval_batch_size=1,
     )
 
