@@ -20,6 +20,10 @@ MODEL ?=
 PRESET ?=
 RUN ?=
 MODEL_DIR ?= models/sussurro
+FOLDS ?= 5
+PRESETS ?= sample/base sample/lora
+LAST ?=
+BEST ?=
 FILE ?=
 PORT ?= 7860
 TEST_WORKERS ?= 2
@@ -40,7 +44,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate export transcribe serve test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate crossval scoreboard average export transcribe serve test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -76,6 +80,18 @@ curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
 
 evaluate: $(READY)  ## MODEL or RUN, SHARDS → word and character error rates on SPLIT=test
 	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(SHARDS) --split $(or $(SPLIT),test) $(ARGS)
+
+crossval: $(READY)  ## SHARDS, MODEL, FOLDS=5 → RUN: a run for each fold of speakers, mean and deviation of their scores
+	@$(BIN)/python -m jax_train.crossval --shards $(SHARDS) --folds $(FOLDS) --out $(or $(RUN),runs/crossval) \
+	  --split $(or $(SPLIT),train) --model $(TRAIN_MODEL) $(ARGS)
+
+scoreboard: $(READY)  ## PRESETS, SHARDS [MODEL] → RUN/scoreboard.md: train and score each, a table of all
+	@$(BIN)/python -m jax_train.scoreboard --presets $(PRESETS) --shards $(SHARDS) --out $(or $(RUN),runs/scoreboard) \
+	  $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+average: $(READY)  ## RUN, LAST=n or BEST=n → RUN-average: the mean of checkpoints' weights, for evaluate and export
+	@$(BIN)/python -m jax_train.average --run $(RUN_DIR) --out $(RUN_DIR)-average $(if $(LAST),--last $(LAST)) \
+	  $(if $(BEST),--best $(BEST)) $(ARGS)
 
 export: $(READY)  ## RUN → MODEL_DIR: a Hugging Face folder, proved equal in PyTorch
 	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(ARGS)
