@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from data.errors import UserError
@@ -63,6 +62,8 @@ class RunLog:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
             partial.replace(run / METRICS)
         self._rows = (run / METRICS if writes else Path(os.devnull)).open("a", buffering=1)
+        from tensorboardX import SummaryWriter  # here because it imports torch where there is one: seconds
+
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1, write_to_disk=writes)
         self._bar = tqdm(initial=first, total=total, unit="step", desc="train", disable=not writes)
         self.wer = wer_by_step(kept)
