@@ -20,8 +20,6 @@ from jax_train.stages import stage
 CORPUS = Path("sample/it")
 TRAINING = ["--batch-size", 2, "--steps", 12, "--learning-rate", 3e-5]
 """Two thirds of a pass over 15 minutes of speech: small batches for many steps, at a little over base's usual rate."""
-TEST_CLIPS = 50
-"""Of the 83 held out: a padded clip costs more than a second of two cores, before and after."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +28,8 @@ class DemoConfig:
 
     folder: Path = Path("demo")
     """Where everything is written."""
+    test_clips: int = 50
+    """Of the 83 held out: a padded clip costs more than a second of two cores, before and after."""
 
 
 def held_out_clip() -> tuple[Path, str]:
@@ -48,14 +48,15 @@ def read(path: Path) -> dict[str, Any]:
 
 @command
 def main() -> None:
-    demo = tyro.cli(DemoConfig).folder
+    config = tyro.cli(DemoConfig)
+    demo = config.folder
     shards, run, model_dir = demo / "shards", demo / "run", demo / "model"
     started = time.perf_counter()
     base = stage("weights", "jax_train.pretrained", "--cache", ".cache/models")
     features = ["--source", CORPUS, "--shards", shards, "--model", base]
     stage("featurize train, with an augmented copy", "data.featurize", *features, "--split", "train")
     stage("featurize test, as recorded", "data.featurize", *features, "--split", "test", "--recipe", "none")
-    test = ["--shards", shards, "--split", "test", "--limit", TEST_CLIPS]
+    test = ["--shards", shards, "--split", "test", "--limit", config.test_clips]
     stage("evaluate before", "jax_train.evaluate", "--model", base, *test, "--out", demo / "before")
     stage("train", "jax_train.train", "--shards", shards, "--model", base, "--run", run, *TRAINING)
     stage("evaluate after", "jax_train.evaluate", "--run", run, *test, "--out", demo / "after")
