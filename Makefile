@@ -44,7 +44,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate crossval scoreboard average export transcribe serve test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate crossval scoreboard average export transcribe serve environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -102,7 +102,9 @@ transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
 	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(ARGS)
 
-test: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## run all tests (30 minutes; ARGS="-k name" for some)
+environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
+
+test: environments  ## run all tests (30 minutes; ARGS="-k name" for some)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## lint, format, types, and which package may import which
