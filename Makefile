@@ -20,6 +20,10 @@ MODEL ?=
 PRESET ?=
 RUN ?=
 MODEL_DIR ?= models/sussurro
+FOLDS ?= 5
+PRESETS ?= sample/base sample/lora
+LAST ?=
+BEST ?=
 FILE ?=
 PORT ?= 7860
 TEST_WORKERS ?= 2
@@ -40,7 +44,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate export transcribe serve test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate crossval scoreboard average export transcribe serve environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -77,6 +81,18 @@ curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
 evaluate: $(READY)  ## MODEL or RUN, SHARDS → word and character error rates on SPLIT=test
 	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(SHARDS) --split $(or $(SPLIT),test) $(ARGS)
 
+crossval: $(READY)  ## SHARDS, MODEL, FOLDS=5 → RUN: a run for each fold of speakers, mean and deviation of their scores
+	@$(BIN)/python -m jax_train.crossval --shards $(SHARDS) --folds $(FOLDS) --out $(or $(RUN),runs/crossval) \
+	  --split $(or $(SPLIT),train) --model $(TRAIN_MODEL) $(ARGS)
+
+scoreboard: $(READY)  ## PRESETS, SHARDS [MODEL] → RUN/scoreboard.md: train and score each, a table of all
+	@$(BIN)/python -m jax_train.scoreboard --presets $(PRESETS) --shards $(SHARDS) --out $(or $(RUN),runs/scoreboard) \
+	  $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+average: $(READY)  ## RUN, LAST=n or BEST=n → RUN-average: the mean of checkpoints' weights, for evaluate and export
+	@$(BIN)/python -m jax_train.average --run $(RUN_DIR) --out $(RUN_DIR)-average $(if $(LAST),--last $(LAST)) \
+	  $(if $(BEST),--best $(BEST)) $(ARGS)
+
 export: $(READY)  ## RUN → MODEL_DIR: a Hugging Face folder, proved equal in PyTorch
 	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(ARGS)
 
@@ -86,7 +102,9 @@ transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
 	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(ARGS)
 
-test: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## run all tests (30 minutes; ARGS="-k name" for some)
+environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
+
+test: environments  ## run all tests (30 minutes; ARGS="-k name" for some)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## lint, format, types, and which package may import which

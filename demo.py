@@ -7,22 +7,19 @@ again continues where it was stopped.
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from data.errors import UserError, command
+from data.errors import command
 from jax_train.runlog import write_json
+from jax_train.stages import stage
 
 CORPUS = Path("sample/it")
 TRAINING = ["--batch-size", 2, "--steps", 12, "--learning-rate", 3e-5]
 """Two thirds of a pass over 15 minutes of speech: small batches for many steps, at a little over base's usual rate."""
-TEST_CLIPS = 50
-"""Of the 83 held out: a padded clip costs more than a second of two cores, before and after."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +28,8 @@ class DemoConfig:
 
     folder: Path = Path("demo")
     """Where everything is written."""
-
-
-def stage(title: str, module: str, *arguments: object) -> str:
-    """Run a command, show it, and give the last line of its output."""
-    words = [sys.executable, "-m", module, *map(str, arguments)]
-    print(f"\n== {title}\n$ python -m {' '.join(words[2:])}", flush=True)
-    lines = []
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            lines.append(line.strip())
-    if process.returncode:
-        raise UserError(f"stage '{title}' ended with exit code {process.returncode}; its message stands above")
-    return lines[-1] if lines else ""
+    test_clips: int = 50
+    """Of the 83 held out: a padded clip costs more than a second of two cores, before and after."""
 
 
 def held_out_clip() -> tuple[Path, str]:
@@ -63,14 +48,15 @@ def read(path: Path) -> dict[str, Any]:
 
 @command
 def main() -> None:
-    demo = tyro.cli(DemoConfig).folder
+    config = tyro.cli(DemoConfig)
+    demo = config.folder
     shards, run, model_dir = demo / "shards", demo / "run", demo / "model"
     started = time.perf_counter()
     base = stage("weights", "jax_train.pretrained", "--cache", ".cache/models")
     features = ["--source", CORPUS, "--shards", shards, "--model", base]
     stage("featurize train, with an augmented copy", "data.featurize", *features, "--split", "train")
     stage("featurize test, as recorded", "data.featurize", *features, "--split", "test", "--recipe", "none")
-    test = ["--shards", shards, "--split", "test", "--limit", TEST_CLIPS]
+    test = ["--shards", shards, "--split", "test", "--limit", config.test_clips]
     stage("evaluate before", "jax_train.evaluate", "--model", base, *test, "--out", demo / "before")
     stage("train", "jax_train.train", "--shards", shards, "--model", base, "--run", run, *TRAINING)
     stage("evaluate after", "jax_train.evaluate", "--run", run, *test, "--out", demo / "after")

@@ -24,7 +24,7 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from upath import UPath
 
 from data.errors import UserError
@@ -170,11 +170,12 @@ class Shards:
     """One split's records by position: `len(shards)`, `shards[i]`.
 
     `index` maps each column's name to a NumPy array with an entry per record, `manifest` is the parsed file.
-    Pickling keeps the folder only; files are opened on first use, so a copy per reader process costs nothing.
+    Pickling keeps the folder and the choice of records; files are opened on first use, so a copy per reader process
+    costs nothing.
     """
 
-    def __init__(self, folder: UPath | Path | str) -> None:
-        self.folder = UPath(folder)
+    def __init__(self, folder: UPath | Path | str, chosen: Bool[np.ndarray, "N"] | None = None) -> None:
+        self.folder, self._chosen = UPath(folder), chosen
         self.manifest = _read_manifest(self.folder)
         for damage in damaged_shards(self.folder, self.manifest).values():
             raise ShardError(f"{damage}: run featurize again")
@@ -184,6 +185,8 @@ class Shards:
                 f"{self.folder / INDEX} has {len(self)} rows, the manifest {self.manifest['records']} records: "
                 f"delete {self.folder} and run featurize again"
             )
+        if chosen is not None:
+            self.index = {name: column[chosen] for name, column in self.index.items()}
         self._maps: dict[int, mmap.mmap] = {}
 
     @classmethod
@@ -200,6 +203,12 @@ class Shards:
                 f"{shards_dir} has no split {split!r}{unfinished}; there are: {', '.join(there) or 'none'}"
             )
         return cls(folder)
+
+    def only(self, chosen: Bool[np.ndarray, "N"]) -> "Shards":
+        """A view of the records where `chosen` is true, of the whole split; the manifest stays the split's."""
+        if self._chosen is not None:
+            raise ValueError("a view of a view")
+        return Shards(self.folder, chosen)
 
     def __len__(self) -> int:
         return len(self.index["id"])
@@ -228,10 +237,10 @@ class Shards:
         return self._maps[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
+        return {"folder": self.folder, "chosen": self._chosen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"Shards({str(self.folder)!r})"

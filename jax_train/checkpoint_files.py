@@ -72,13 +72,15 @@ def remove_partial(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def superfluous(steps: Collection[int], keep: int, wer: Mapping[int, float]) -> list[int]:
-    """Of the checkpoints at `steps` those that are neither among the newest `keep` nor the one of lowest WER."""
-    kept = set(sorted(steps)[-keep:])
-    scored = [step for step in steps if step in wer]
-    if scored:
-        kept.add(min(scored, key=lambda step: (wer[step], -step)))
+def superfluous(steps: Collection[int], keep: int, keep_best: int, wer: Mapping[int, float]) -> list[int]:
+    """Of the checkpoints at `steps` those that are not among the newest `keep` or the `keep_best` of lowest WER."""
+    kept = {*sorted(steps)[-keep:], *best(steps, wer)[:keep_best]}
     return [step for step in steps if step not in kept]
+
+
+def best(steps: Collection[int], wer: Mapping[int, float]) -> list[int]:
+    """Those of `steps` whose WER is known, the lowest first; of equals the newest."""
+    return sorted((step for step in steps if step in wer), key=lambda step: (wer[step], -step))
 
 
 def _contents(folder: Path) -> dict[str, list[int]]:

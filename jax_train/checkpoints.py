@@ -22,12 +22,22 @@ from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
 from data.errors import UserError
-from jax_train.checkpoint_files import PARTIAL, damage, remove, remove_partial, seal, set_aside, steps_in, superfluous
+from jax_train.checkpoint_files import (
+    PARTIAL,
+    best,
+    damage,
+    remove,
+    remove_partial,
+    seal,
+    set_aside,
+    steps_in,
+    superfluous,
+)
 from jax_train.config import WhisperConfig
 from jax_train.lora import apart, init, merge
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import trained
-from jax_train.runlog import write_json
+from jax_train.runlog import read_rows, wer_by_step, write_json
 from jax_train.step import TrainState
 
 SMALL_FILES = ("*.json", "*.txt")
@@ -44,11 +54,11 @@ class Checkpoints:
     """The checkpoints of one run; use as a context manager, so that pending writes are finished.
 
     Saving copies the state to the host and returns; threads write it while steps go on. The newest `keep` stay, and the
-    one of lowest WER.
+    `keep_best` of lowest WER.
     """
 
-    def __init__(self, run: Path, keep: int = 1) -> None:
-        self._folder, self._keep = (run / "checkpoints").absolute(), keep
+    def __init__(self, run: Path, keep: int = 1, keep_best: int = 1) -> None:
+        self._folder, self._keep, self._keep_best = (run / "checkpoints").absolute(), keep, keep_best
         arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED_BYTES)
         registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         self._orbax = ocp.AsyncCheckpointer(
@@ -148,7 +158,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 seal(partial)
                 partial.rename(self._folder / str(step))
-                for old in superfluous(steps_in(self._folder), self._keep, wer):
+                for old in superfluous(steps_in(self._folder), self._keep, self._keep_best, wer):
                     remove(self._folder / str(old))
         except WRITE_ERRORS as error:
             raise self._failed(step, error) from error
@@ -196,8 +206,25 @@ def run_model_folder(run: Path) -> Path:
     return folder
 
 
-def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
-    """The newest checkpoint's model, computing in `dtype`, and its step.
+def chosen_step(run: Path, step: str = "newest") -> int:
+    """The step that `newest`, `best` (of lowest WER) or a number means. Raises `UserError` where there is none."""
+    steps = steps_in((run / "checkpoints").absolute())
+    if not steps:
+        raise UserError(f"{run}: no complete checkpoint in it; run `make train` with this RUN first")
+    if step == "newest":
+        return steps[-1]
+    scored = best(steps, wer_by_step(read_rows(run)))
+    if step == "best" and not scored:
+        raise UserError(f"{run}: none of its checkpoints was scored; train with --eval-split, or take the newest")
+    if step == "best":
+        return scored[0]
+    if not step.isdigit() or int(step) not in steps:
+        raise UserError(f"{run}: no checkpoint {step}; there are {', '.join(map(str, steps))}, newest and best")
+    return int(step)
+
+
+def load_run(run: Path, dtype: DTypeLike = jnp.float32, step: str = "newest") -> tuple[Whisper, int]:
+    """A checkpoint's model, computing in `dtype`, and its step; `step` as `chosen_step` takes it.
 
     Of a run that keeps a moving average of its parameters, the model has the average; adapters are merged.
     """
@@ -207,12 +234,10 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     lora = settings.get("lora", {"rank": 0})
     adapters = init(params, lora["rank"], lora["targets"], jax.random.key(0)) if lora["rank"] else {}
     kept = {name: _as_kept(value, lora["frozen_dtype"]) for name, value in params.items()} if adapters else {}
-    folder = (run / "checkpoints").absolute()
-    steps = steps_in(folder)
-    if not steps:
-        raise UserError(f"{run}: no complete checkpoint in it; run `make train` with this RUN first")
-    if wrong := damage(folder / str(max(steps))):
-        raise UserError(f"{folder / str(max(steps))} is damaged ({wrong}); `make train` goes on from the one before")
+    number = chosen_step(run, step)
+    folder = (run / "checkpoints").absolute() / str(number)
+    if wrong := damage(folder):
+        raise UserError(f"{folder} is damaged ({wrong}); `make train` goes on from the one before")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
@@ -221,13 +246,13 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32) -> tuple[Whisper, int]:
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         args = ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True)
-        found = checkpointer.restore(folder / str(max(steps)) / "state", args=args)
+        found = checkpointer.restore(folder / "state", args=args)
     own = found.get("params", {}) | found.get("ema", {})
     if adapters:
         base, found_buffers = apart(found["buffers"], buffers.keys())
         whole = {name: value.astype(jnp.float32) for name, value in base.items()}
-        return build(merge(whole, own, lora["alpha"]), found_buffers), max(steps)
-    return build(own, found["buffers"]), max(steps)
+        return build(merge(whole, own, lora["alpha"]), found_buffers), number
+    return build(own, found["buffers"]), number
 
 
 def _settings(run: Path) -> dict[str, Any]:

@@ -6,11 +6,12 @@ The resolved config is saved beside every artefact it made.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
 from data.errors import UserError
+from data.folds import UNDIVIDED, Fold
 from jax_train.spec_augment import NO_MASKS, SpecAugment
 
 
@@ -144,6 +145,8 @@ class TrainConfig:
     """Heads that the model's attention is split into, another number than it was trained with; 0: its own."""
     split: str = "train"
     """Split to train on."""
+    fold: Fold = UNDIVIDED
+    """Fold of the split to leave out, for cross-validation."""
     language: str = "it"
     """Language token the labels carry."""
     epochs: float = 3.0
@@ -224,7 +227,9 @@ class TrainConfig:
     save_minutes: float = 10.0
     """Minutes after which a checkpoint is due although those steps are not done; 0: never."""
     keep: int = 2
-    """Newest checkpoints kept; beside them the one of lowest WER, if the run evaluates."""
+    """Newest checkpoints kept."""
+    keep_best: int = 1
+    """Checkpoints of lowest WER kept beside them, if the run evaluates."""
     on_save_failure: Literal["stop", "continue"] = "stop"
     """What to do when a checkpoint cannot be written, as on a full disk; the last good one is kept."""
     skip_non_finite: int = 0
@@ -235,6 +240,11 @@ class TrainConfig:
     """Steps between evaluations; there is always one at the end."""
     eval_clips: int = 200
     """Clips of the split to transcribe, the same every time, drawn by the seed; 0: all."""
+    max_eval_share: float = 0.05
+    """Share of the time that evaluations may take: one that would go beyond it waits for the next turn. The first and
+    the last never wait."""
+    patience: int = 0
+    """Evaluations in a row without a lower WER after which the run ends early; 0: never."""
     eval_batch_size: int = 8
     """30 s windows at a time on each device in an evaluation."""
     profile: int = 0
@@ -276,19 +286,19 @@ class TrainConfig:
             ("eval-batch-size", self.eval_batch_size, self.eval_batch_size > 0),
             ("profile", self.profile, self.profile >= 0),
             ("keep", self.keep, self.keep > 0),
+            ("keep-best", self.keep_best, self.keep_best > 0),
+            ("max-eval-share", self.max_eval_share, 0 < self.max_eval_share <= 1),
+            ("patience", self.patience, self.patience >= 0),
             ("log-steps", self.log_steps, self.log_steps > 0),
         ]:
             if not allowed:
                 raise UserError(f"--{name} {value}: see --help for what is allowed")
         if self.processes > 1 and not self.coordinator:
             raise UserError(f"--processes {self.processes}: give --coordinator HOST:PORT of the first of them")
+        if self.patience and not self.eval_split:
+            raise UserError(f"--patience {self.patience}: give --eval-split too, the split whose WER decides")
         if self.lora.rank and self.freeze:
             raise UserError("--freeze with LoRA: adapters leave all of the model frozen already; drop one of them")
-
-
-def to_json(config: Any) -> str:
-    """A dataclass as readable JSON; paths as strings."""
-    return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
 
 
 def compilation_cache(folder: Path = Path(".cache/jax")) -> None:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data.errors import UserError, command
+from data.folds import UNDIVIDED, Fold
 from data.log_mel import pad_to_window, restore
 from data.records import Shards
 from jax_train.checkpoints import load_run, run_model_folder
@@ -48,6 +49,10 @@ class EvaluateConfig:
     """A .parquet or .tsv file with the columns id and hypothesis, of whatever origin; this, --model or --run."""
     split: str = "test"
     """Split to score on; only its clean copies."""
+    fold: Fold = UNDIVIDED
+    """Fold of the split to score on alone, for cross-validation."""
+    step: str = "newest"
+    """Checkpoint of --run: newest, best (of lowest WER), or its step."""
     out: Path | None = None
     """Folder for the results; by default RUN/evaluate-SPLIT, or scores/NAME-SPLIT by the model's or the file's name."""
     recordings: str = ""
@@ -96,7 +101,7 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     """
     devices = list(devices or jax.local_devices())
     marks = [time.perf_counter()]
-    shards = Shards.open(config.shards, config.split)
+    shards = config.fold.for_scoring(Shards.open(config.shards, config.split))
     rows = np.flatnonzero(shards.index["copy"] == 0)[: config.limit or None]
     if not len(rows):
         raise UserError(f"{shards.folder}: no clips to score; see its rejected.tsv")
@@ -191,7 +196,7 @@ def transcribe(
 def _load(config: EvaluateConfig, folder: Path) -> tuple[Whisper, str]:
     """The model, and what to call it in the results."""
     if config.run:
-        model, step = load_run(config.run, config.compute_dtype)
+        model, step = load_run(config.run, config.compute_dtype, config.step)
         return model, f"{config.run} step {step}"
     return load_model(folder, config.compute_dtype), config.model
 

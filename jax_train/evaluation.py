@@ -17,7 +17,7 @@ from jax_train.config import TrainConfig
 from jax_train.decode import BatchDecoder, DecodingRules
 from jax_train.evaluate import transcribe
 from jax_train.model import Params, Whisper
-from jax_train.processes import whole
+from jax_train.processes import in_any_process, whole
 from jax_train.runlog import RunLog
 from jax_train.scores import scores
 from jax_train.step import TrainState
@@ -45,10 +45,15 @@ class Evaluation:
         self._rules = DecodingRules.from_folder(folder, config.language)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._decoder: BatchDecoder | None = None
+        self._seconds = 0.0  # the last evaluation took
 
-    def due(self, step: int, last: bool) -> bool:
-        """Whether the state after `step` is to be scored."""
-        return last or (step > 0 and step % self._config.eval_steps == 0)
+    def due(self, step: int, last: bool, log: RunLog) -> bool:
+        """Whether the state after `step` is to be scored, as steps and the share of time allow."""
+        if last or step == 0 or step % self._config.eval_steps:
+            return last
+        return not in_any_process(
+            self._seconds > 0 and log.eval_share_after(self._seconds) > self._config.max_eval_share
+        )
 
     def run(self, state: TrainState, step: int, log: RunLog) -> None:
         """Score the state after `step` into `log`. Of a run that averages its parameters, the average is scored."""
@@ -64,7 +69,8 @@ class Evaluation:
         self._decoder.state = None  # the next step consumes the arrays
         found = scores(references, hypotheses)
         values = {name: found[name] for name in SCORES} | {"clips": len(self._rows)}
-        log.evaluation(step, values, self._shown(references, hypotheses), time.perf_counter() - started)
+        self._seconds = time.perf_counter() - started
+        log.evaluation(step, values, self._shown(references, hypotheses), self._seconds)
 
     def _shown(self, references: Sequence[str], hypotheses: Sequence[str]) -> str:
         """The first clips' sentences and transcripts as a Markdown table."""

@@ -43,6 +43,8 @@ class ExportConfig:
     """Folder of a training run."""
     model_dir: Path
     """Folder to write; an earlier export there is replaced once the new one is proved."""
+    step: str = "newest"
+    """Checkpoint to take: newest, best (of lowest WER), or its step."""
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         raise UserError(f"{final}: exists and is no export of ours; give another MODEL_DIR, or move it away")
     if importlib.util.find_spec("torch") is None:
         raise UserError("the export is proved with PyTorch, which is not installed: pip install 'sussurro[serve]'")
-    model, step = load_run(config.run)
+    model, step = load_run(config.run, step=config.step)
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as place:
         folder, reference = Path(place) / final.name, Path(place) / "reference.safetensors"

@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 from data.errors import UserError
-from jax_train.config import LEARNING_RATES, TrainConfig
+from jax_train.config import LEARNING_RATES, Lora, TrainConfig
 
 PUBLISHED_BY_OTHERS = "WER on Common Voice 11 Italian, normalised, published by others, not measured by us:"
 FOREIGN = "The lab's scores are its own, as written, on 10 % of the data, not measured by us:"
@@ -65,6 +65,19 @@ def _lab(doc: str, model: str = "tiny", **changed: Any) -> Preset:
     return Preset(f"{doc} {_LAB}", 16 if model == "tiny" else 40, settings)
 
 
+def _sample(doc: str, **changed: Any) -> Preset:
+    """A short run on the sample corpus, as the demo's: base, small batches for many steps."""
+    settings: dict[str, Any] = {
+        "model": "openai/whisper-base",
+        "learning_rate": 3e-5,
+        "batch_size": 2,
+        "steps": 12,
+    }
+    return Preset(
+        f"{doc} Two thirds of a pass over 15 minutes of speech; minutes on two cores.", 16, settings | changed
+    )
+
+
 _LAB = (
     "Known of the lab: Common Voice 11 Italian, train and validation merged, a tenth of it, RECIPE=lab. Its hardware, "
     "learning rate, steps, batch and copies are not known to us: the usual ones stand here."
@@ -106,6 +119,11 @@ PRESETS = {
         "lab/tiny with 8 attention heads in place of 6. This departs from the pretrained split: queries, keys and "
         "values were learned as 6 heads of 64 numbers and are read as 8 of 48, so attention begins in disorder.",
         attention_heads=8,
+    ),
+    "sample/base": _sample("Whisper base on the sample corpus, all parameters, packed windows."),
+    "sample/frozen-encoder": _sample("sample/base with the encoder as it is.", freeze=("model.encoder.*",)),
+    "sample/lora": _sample(
+        "sample/base with adapters of rank 8 alone, at ten times the rate.", lora=Lora(rank=8), learning_rate=3e-4
     ),
 }
 

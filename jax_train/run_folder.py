@@ -22,7 +22,7 @@ MAY_CHANGE = {
     *("fsdp", "remat", "coordinator", "processes", "process"),
     *("run", "shards", "preset", "model"),  # data and model are checked by what they hold
     *("save_steps", "save_minutes", "keep", "on_save_failure", "log_steps", "profile"),
-    *("eval_steps", "eval_batch_size", "skip_non_finite"),
+    *("eval_steps", "eval_batch_size", "max_eval_share", "patience", "keep_best", "skip_non_finite"),
 }
 """Settings that a resumed run may have otherwise: they do not change what it computes."""
 SETTINGS, DATA = "config.json", "data.json"

@@ -7,12 +7,11 @@ compiles, and evaluations; their times are given on their own.
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from data.errors import UserError
@@ -28,6 +27,17 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
     path = run / METRICS
     lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def wer_by_step(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """Normalised WER by the step of its evaluation."""
+    return {row["step"]: row[WER] for row in rows if WER in row}
+
+
+def evaluations_since_best(wer: Mapping[int, float]) -> int:
+    """How many evaluations came after that of the lowest WER."""
+    lowest = min(wer, key=lambda step: (wer[step], step), default=0)
+    return sum(step > lowest for step in wer)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -52,9 +62,11 @@ class RunLog:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
             partial.replace(run / METRICS)
         self._rows = (run / METRICS if writes else Path(os.devnull)).open("a", buffering=1)
+        from tensorboardX import SummaryWriter  # here because it imports torch where there is one: seconds
+
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1, write_to_disk=writes)
         self._bar = tqdm(initial=first, total=total, unit="step", desc="train", disable=not writes)
-        self.wer: dict[int, float] = {row["step"]: row[WER] for row in kept if WER in row}
+        self.wer = wer_by_step(kept)
         """Normalised WER by the step of its evaluation."""
         self.skipped = sum(SKIPPED in row for row in kept)
         """Steps left out because their loss was no number."""
@@ -102,6 +114,10 @@ class RunLog:
         self.wer[step] = values[WER]
         self._write(self._evaluation | {"seconds": seconds, "eval_share": self._rates()["eval_share"]}, "eval")
         self._events.add_text("eval/transcripts", transcripts, step)
+
+    def eval_share_after(self, seconds: float) -> float:
+        """The share of the time that evaluations will have taken once one more takes so many seconds."""
+        return (self._evaluated + seconds) / (time.perf_counter() - self._start + seconds)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

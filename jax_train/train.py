@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ from jax_train.presets import from_command_line
 from jax_train.pretrained import model_folder
 from jax_train.processes import in_any_process, join_processes
 from jax_train.run_folder import prepare_run
-from jax_train.runlog import SUMMARY, WER, RunLog
+from jax_train.runlog import SUMMARY, WER, RunLog, evaluations_since_best, read_rows, wer_by_step
 from jax_train.saving import Saving
 from jax_train.sharding import data_mesh, shardings
 from jax_train.step import TrainState, make_train_step
@@ -62,7 +62,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
         raise UserError(f"--gradient-accumulation-steps {parts} does not divide a device's {share} windows of a step")
 
     # 2. Data
-    shards = Shards.open(config.shards, config.split)
+    shards = config.fold.for_training(Shards.open(config.shards, config.split))
     folder = model_folder(config.model)
     prompt = Prompt.of(load_tokenizer(str(folder)), config.language)
     plan = data_batches.plan_run(shards.index, config)
@@ -89,12 +89,13 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     # 5. Restore
     prepare_run(config, folder, shards)
     evaluation = Evaluation(config, folder, build) if config.eval_split else None
-    with Checkpoints(config.run, config.keep) as checkpoints:
+    with Checkpoints(config.run, config.keep, config.keep_best) as checkpoints:
         if checkpoints.latest() is not None:
             state, data_state = checkpoints.restore(state)
             iterator.set_state(data_state)
         first = int(state.step)
-        if first >= plan.steps and (config.run / SUMMARY).is_file():
+        evaluated = wer_by_step([row for row in read_rows(config.run) if row["step"] <= first])
+        if (first >= plan.steps or is_over(config, evaluated)) and (config.run / SUMMARY).is_file():
             print(f"{config.run}: already trained, {first} steps; give another RUN to train anew")
             return json.loads((config.run / SUMMARY).read_text())
 
@@ -104,10 +105,13 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             trace = Trace(config.run / "profile", config.profile, first)
             for step in range(first, plan.steps + 1):  # steps that are done
                 last = step == plan.steps
-                evaluating = evaluation and evaluation.due(step, last) and step not in log.wer
+                evaluating = evaluation and step not in log.wer and evaluation.due(step, last, log)
                 if evaluation and evaluating:
                     with stop.breakable():
                         evaluation.run(state, step, log)
+                if not last and is_over(config, log.wer):
+                    log.say(f"step {step}: no lower WER in {config.patience} evaluations; the run ends here")
+                    last = True
                 stopping = in_any_process(bool(stop.name))
                 saving.save_if_due(state, iterator, step, always=last or stopping or bool(evaluating))
                 if last:
@@ -163,6 +167,11 @@ def initial_state(
     if jax.process_count() > 1:
         params, buffers = jax.device_get((params, buffers))  # one process's device holds them, the others' take part
     return jax.jit(first, out_shardings=lies)(params, buffers), build
+
+
+def is_over(config: TrainConfig, wer: Mapping[int, float]) -> bool:
+    """Whether the WER of so many evaluations in a row was no better than the best."""
+    return 0 < config.patience <= evaluations_since_best(wer)
 
 
 def is_finite(values: dict[str, float]) -> bool:

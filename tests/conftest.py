@@ -36,9 +36,7 @@ SMALL = {
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-compilation_cache(
-    REPOSITORY / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "")
-)  # one cannot read as another writes
+compilation_cache(REPOSITORY / ".cache" / "jax")  # that of the commands which tests start
 
 
 @pytest.fixture(scope="session")

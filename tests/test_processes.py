@@ -33,7 +33,8 @@ def as_processes(config: TrainConfig, count: int, devices: int) -> list[subproce
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "NPROC": str(4 * devices), "PYTHONWARNINGS": "default"}
     command = [sys.executable, "-m", "jax_train.train", "--coordinator", address, "--processes", str(count)]
-    for name in ("shards", "run", "model", "batch_size", "steps", "learning_rate", "fsdp", "save_steps"):
+    names = ("shards", "run", "model", "batch_size", "steps", "learning_rate", "fsdp", "save_steps")
+    for name in (*names, "eval_split", "eval_batch_size"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     started = [
         subprocess.Popen(
@@ -53,9 +54,17 @@ def as_processes(config: TrainConfig, count: int, devices: int) -> list[subproce
     ]
 
 
+def losses(run: Path) -> list[dict]:
+    """The rows of training steps."""
+    return [row for row in read_rows(run) if "loss" in row]
+
+
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, small_shards, tmp_path, fsdp):
-    """1e-5: sums in another order. With fsdp 4 each parameter lies on both; then one process takes over for a step."""
+    """1e-5: sums in another order. With fsdp 4 each parameter lies on both, and they evaluate.
+
+    Then one process takes over for a step.
+    """
     config = TrainConfig(
         shards=small_shards,
         run=tmp_path / "two",
@@ -65,12 +74,17 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
         learning_rate=1e-2,
         fsdp=fsdp,
         save_steps=2,
+        eval_split="test" if fsdp > 1 else "",
+        eval_batch_size=1,
     )
     alone = dataclasses.replace(config, run=tmp_path / "one", fsdp=1)
     train(alone)
     for process in as_processes(config, 2, devices=2):
         assert process.returncode == 0, process.stderr
-    rows, want = read_rows(config.run), read_rows(alone.run)
+    if config.eval_split:
+        got, told = (read_rows(run)[-1] for run in (config.run, alone.run))
+        assert (got["step"], got["wer"], got["cer"]) == (STEPS, told["wer"], told["cer"])
+    rows, want = losses(config.run), losses(alone.run)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert [row["tokens"] for row in rows] == [row["tokens"] for row in want]  # the same global batches
     np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in want], rtol=1e-5)
@@ -81,7 +95,7 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
             path.unlink()
     (config.run / "summary.json").unlink()
     train(dataclasses.replace(config, fsdp=1))
-    again = read_rows(config.run)
+    again = losses(config.run)
     assert [row["step"] for row in again] == list(range(1, STEPS + 1))
     assert again[-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
     ours, theirs = (functional(load_run(run)[0])[0] for run in (config.run, alone.run))

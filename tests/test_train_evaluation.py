@@ -10,10 +10,13 @@ from tensorboardX.proto.event_pb2 import Event
 from data.errors import UserError
 from data.records import Shards
 from data.tfrecord import FRAMING_BYTES, unframe
+from jax_train.average import AverageConfig, average
 from jax_train.checkpoint_files import steps_in
+from jax_train.checkpoints import load_run
 from jax_train.config import TrainConfig
 from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.evaluation import Evaluation, chosen_rows
+from jax_train.model import functional
 from jax_train.preemption import BrokenOff, Stopped, StopRequest
 from jax_train.runlog import read_rows
 from jax_train.train import train
@@ -37,6 +40,7 @@ def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainCo
         keep=1,
         eval_split="test",
         eval_steps=2,
+        max_eval_share=1.0,
         eval_batch_size=1,
     )
 
@@ -83,6 +87,69 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(config, monkeypatch):
     monkeypatch.setattr(Evaluation, "run", scored_by_table)
     train(config)
     assert steps_in(config.run / "checkpoints") == [2, 6]
+
+
+def test_so_many_of_the_best_are_kept_and_any_can_be_loaded(config, monkeypatch):
+    monkeypatch.setattr(Evaluation, "run", scored_by_table)
+    train(dataclasses.replace(config, keep_best=2))
+    assert steps_in(config.run / "checkpoints") == [2, 6]
+    assert [load_run(config.run, step=step)[1] for step in ("newest", "best", "6")] == [6, 2, 6]
+    with pytest.raises(UserError, match="no checkpoint 4; there are 2, 6, newest and best"):
+        load_run(config.run, step="4")
+
+
+def test_a_run_ends_early_once_evaluations_bring_nothing_better(config, monkeypatch, capsys):
+    """The WERs are 80, 95, 90: with patience for one evaluation it ends after the second."""
+    monkeypatch.setattr(Evaluation, "run", scored_by_table)
+    impatient = dataclasses.replace(config, patience=1)
+    assert train(impatient)["step"] == 4
+    assert "step 4: no lower WER in 1 evaluations; the run ends here" in capsys.readouterr().out
+    assert steps_in(config.run / "checkpoints") == [2, 4]
+    assert train(impatient)["step"] == 4
+    assert "already trained, 4 steps" in capsys.readouterr().out
+    patient = dataclasses.replace(config, patience=2)
+    assert train(patient)["step"] == 6
+    undisturbed = dataclasses.replace(config, run=config.run.with_name("undisturbed"))
+    train(undisturbed)
+    assert curve(config.run) == curve(undisturbed.run)
+
+
+def test_evaluations_that_would_take_too_much_of_the_time_wait(config, monkeypatch):
+    def slow(evaluation, state, step, log):
+        scored_by_table(evaluation, state, step, log)
+        evaluation._seconds = 1e6
+
+    monkeypatch.setattr(Evaluation, "run", slow)
+    train(dataclasses.replace(config, max_eval_share=0.5))
+    assert sorted(row["step"] for row in read_rows(config.run) if "wer" in row) == [2, 6]
+
+
+def test_patience_without_evaluations_is_refused(config):
+    with pytest.raises(UserError, match="--patience 2: give --eval-split too"):
+        dataclasses.replace(config, patience=2, eval_split="")
+
+
+def test_the_average_is_the_mean_of_what_the_checkpoints_hold(config, monkeypatch):
+    monkeypatch.setattr(Evaluation, "run", scored_by_table)
+    train(dataclasses.replace(config, keep=3))
+    out = config.run.with_name("average")
+    assert average(AverageConfig(config.run, out, best=2)) == [2, 6]
+    names = ("2", "6")
+    parts = [functional(load_run(config.run, step=step)[0])[0] for step in names]
+    mean, step = load_run(out)
+    assert step == 6
+    got = functional(mean)[0]
+    assert got.keys() == parts[0].keys()
+    for name, value in got.items():
+        want = np.mean([np.asarray(part[name], np.float64) for part in parts], axis=0).astype(np.float32)
+        np.testing.assert_array_equal(np.asarray(value), want, err_msg=name)
+    scores = evaluate(EvaluateConfig(shards=config.shards, run=out, batch_size=1))
+    assert scores["model"] == f"{out} step 6"
+    with pytest.raises(UserError, match="exists; give another --out"):
+        average(AverageConfig(config.run, out, last=2))
+    with pytest.raises(UserError, match="3 checkpoints, not 4; train with a larger --keep"):
+        average(AverageConfig(config.run, out.with_name("other"), last=4))
+    assert not out.with_name("other").exists()
 
 
 def test_a_run_stopped_before_or_within_an_evaluation_does_it_once(config, monkeypatch):

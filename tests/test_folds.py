@@ -1,0 +1,103 @@
+"""Folds: every clip in exactly one, no speaker in two, and cross-validation by the commands people run."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from data.folds import Fold
+from data.records import Shards
+from jax_train.crossval import CrossvalConfig, crossval, table
+from jax_train.runlog import read_rows
+
+SPEAKERS = ["a"] * 5 + ["b"] * 3 + ["c"] * 2 + ["d"]
+
+
+class Speech:
+    """The part of shards that folds look at."""
+
+    folder = "shards/train"
+
+    def __init__(self, speakers: list[str]) -> None:
+        self.index = {
+            "speaker": np.array(speakers, object),
+            "id": np.array([f"{speaker}{i // 2}" for i, speaker in enumerate(speakers)], object),
+            "seconds": np.ones(len(speakers), np.float32),
+        }
+
+    def only(self, chosen: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(chosen)
+
+
+def test_every_clip_is_scored_once_and_never_by_a_model_trained_on_its_speaker():
+    speech = Speech(SPEAKERS)
+    scored = []
+    for number in (1, 2, 3):
+        fold = Fold(3, number)
+        inside, outside = fold.for_scoring(speech).tolist(), fold.for_training(speech).tolist()
+        assert sorted(inside + outside) == list(range(len(SPEAKERS)))
+        assert not {SPEAKERS[row] for row in inside} & {SPEAKERS[row] for row in outside}
+        scored += inside
+    assert sorted(scored) == list(range(len(SPEAKERS)))
+
+
+def test_folds_hold_about_the_same_speech():
+    """5 | 3 | 2 + 1 seconds: the best there is with these speakers."""
+    sizes = sorted(len(Fold(3, number).for_scoring(Speech(SPEAKERS))) for number in (1, 2, 3))
+    assert sizes == [3, 3, 5]
+
+
+def test_copies_of_a_clip_stay_together_in_folds_by_clip():
+    speech = Speech(["a"] * 10)
+    for number in range(1, 6):
+        rows = Fold(5, number, by="clip").for_scoring(speech)
+        assert rows.tolist() == [rows[0], rows[0] + 1]
+        assert rows[0] % 2 == 0
+
+
+def test_the_seed_draws_other_folds_of_the_same_sizes():
+    speech = Speech([str(number) for number in range(20)])
+    folds = [Fold(4, 1, seed=seed).for_scoring(speech).tolist() for seed in (0, 0, 1)]
+    assert folds[0] == folds[1] != folds[2]
+    assert len(folds[0]) == len(folds[2]) == 5
+
+
+def test_wrong_folds_are_one_clear_line():
+    with pytest.raises(UserError, match=r"4 speakers do not fill 5 folds; make fewer folds, or --fold.by clip"):
+        Fold(5, 1).for_training(Speech(SPEAKERS))
+    with pytest.raises(UserError, match=r"--fold.number 3: 1 to 2"):
+        Fold(2, 3)
+    with pytest.raises(UserError, match=r"--fold.of 1: at least 2"):
+        Fold(1)
+
+
+def test_a_view_of_shards_has_their_records_and_travels_to_other_processes(small_shards: Path):
+    shards = Shards.open(small_shards, "train")
+    chosen = np.arange(len(shards)) % 3 == 1
+    view = pickle.loads(pickle.dumps(shards.only(chosen)))
+    assert len(view) == chosen.sum()
+    assert [view[i].id for i in range(3)] == [shards[i].id for i in np.flatnonzero(chosen)[:3]]
+
+
+def test_crossval_scores_each_fold_by_a_run_without_it_and_continues_when_run_again(
+    small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd
+):
+    config = CrossvalConfig(shards=small_shards, out=tmp_path, folds=2, by="clip", limit=3, score_batch_size=1)
+    options = ["--model", str(small_model_dir), "--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3"]
+    result = crossval(config, options)
+    values = [fold["wer"] for fold in result["folds"]]
+    assert result["wer"]["mean"] == pytest.approx(sum(values) / 2)
+    assert result["wer"]["deviation"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert [fold["clips"] for fold in result["folds"]] == [3, 3]
+    assert "mean ± deviation" in table(result)
+    assert json.loads((tmp_path / "crossval.json").read_text()) == result
+    assert [len(read_rows(tmp_path / f"fold-{number}")) for number in (1, 2)] == [1, 1]
+    before = capfd.readouterr().out
+    assert before.count("jax_train.evaluate") == 2
+    assert crossval(config, options) == result
+    again = capfd.readouterr().out
+    assert again.count("already trained") == 2
+    assert "jax_train.evaluate" not in again
