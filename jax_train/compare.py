@@ -47,7 +47,7 @@ class CompareConfig:
     split: str = "test"
     """Split of the shards."""
     out: Path = Path("scores/compare")
-    """Folder for the results."""
+    """Folder for the results; a model's or a run's own evaluation goes to its a or b."""
     recordings: str = ""
     """Corpus whose recordings the page plays; by default the one the shards are of, if it is on this machine."""
     report_clips: int = 50
@@ -97,8 +97,8 @@ class ChangedClip:
     picture: ClipPicture | None
 
 
-def predictions_of(name: str, config: CompareConfig) -> Path:
-    """The predictions that `name` means; a model or run is evaluated for them.
+def predictions_of(name: str, config: CompareConfig, out: Path) -> Path:
+    """The predictions that `name` means; a model or run is evaluated for them, into the folder `out`.
 
     Raises:
         UserError: shards are needed and not given, or what evaluate raises.
@@ -116,13 +116,14 @@ def predictions_of(name: str, config: CompareConfig) -> Path:
         model="" if is_run else name,
         run=path if is_run else None,
         split=config.split,
+        out=out,
         recordings=config.recordings,
         batch_size=config.batch_size,
         limit=config.limit,
         compute_dtype=config.compute_dtype,
     )
     evaluate(settings)
-    return settings.out_folder() / PREDICTIONS
+    return out / PREDICTIONS
 
 
 def read_pair(config: CompareConfig) -> Pair:
@@ -131,8 +132,9 @@ def read_pair(config: CompareConfig) -> Pair:
     Raises:
         UserError: they are not of the same clips, or these have other references.
     """
-    paths = {name: predictions_of(name, config) for name in (config.a, config.b)}
-    a, b = (read_predictions(paths[name], *COLUMNS) for name in (config.a, config.b))
+    named = (("a", config.a), ("b", config.b))
+    paths = [predictions_of(name, config, config.out / side) for side, name in named]
+    a, b = (read_predictions(path, *COLUMNS) for path in paths)
     only_a, only_b = sorted(set(a["id"]) - set(b["id"])), sorted(set(b["id"]) - set(a["id"]))
     if only_a or only_b:
         parts = [f"{name} alone has {say_ids(ids)}" for name, ids in ((config.a, only_a), (config.b, only_b)) if ids]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import jax
 import pytest
 from flax import nnx
 from moto.server import ThreadedMotoServer
+from playwright.sync_api import Browser, sync_playwright
 from safetensors.numpy import save_file
 from upath import UPath
 
@@ -94,3 +96,19 @@ def small_shards(small_model_dir: Path, sample_corpus: Path, tmp_path_factory: p
             )
         )
     return shards
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, or another; a machine without one skips, unless REQUIRE_CHROMIUM=1 forbids that."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None and os.environ.get("REQUIRE_CHROMIUM") == "1":
+        pytest.fail("no Chromium found and REQUIRE_CHROMIUM=1: apt-get install chromium")
+    if path is None:
+        pytest.skip("no Chromium found: apt-get install chromium")
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import jiwer
+import pyarrow.parquet as pq
 import pytest
 from flax import nnx
 from safetensors.numpy import save_file
@@ -56,8 +57,7 @@ def small_model(base_model_dir, tmp_path_factory):
 
 
 def _table(folder):
-    with (folder / "predictions.tsv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+    return pq.read_table(folder / "predictions.parquet").to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,41 @@ def test_the_scores_are_those_of_the_predictions_it_wrote(base_result):
     assert result["wer"] == pytest.approx(100 * jiwer.wer(references, hypotheses), rel=1e-12)  # one division apart
     assert result["cer"] == pytest.approx(100 * jiwer.cer(references, hypotheses), rel=1e-12)
     assert 0 < result["wer_normalised"] < result["wer"] < 50  # base hears these clips, with a few words wrong
+    low, high = result["intervals"]["over_clips"]["wer"]
+    assert low <= result["wer"] <= high
+    edits = result["edits"]["normalised"]
+    wrong = edits["substitutions"] + edits["deletions"] + edits["insertions"]
+    assert result["wer_normalised"] == pytest.approx(100 * wrong / edits["words"], rel=1e-12)
+    assert sum(part["clips"] for part in result["by_seconds"]) == N_CLIPS
+    assert sum(part["clips"] for part in result["by_snr_db"]) == N_CLIPS
+
+
+def test_predictions_made_elsewhere_have_the_same_scores(base_result, shards, tmp_path):
+    result, out = base_result
+    with (tmp_path / "theirs.tsv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t")
+        table.writerow(["id", "hypothesis"])
+        table.writerows((row["id"], row["hypothesis"]) for row in reversed(_table(out)))
+    found = evaluate(EvaluateConfig(shards=shards, predictions=tmp_path / "theirs.tsv", out=tmp_path / "out"))
+    made_of_decoding = {"model", "settings", "seconds", "devices", "clips_per_second", "speech_seconds_per_second"}
+    assert result.keys() - found.keys() == made_of_decoding - {"model", "settings", "seconds"}
+    assert all(found[name] == result[name] for name in result.keys() - made_of_decoding)
+    assert _table(tmp_path / "out") == _table(out)
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == found
+
+
+def test_a_failing_report_leaves_the_predictions_and_no_scores(base_result, shards, tmp_path, monkeypatch):
+    config = EvaluateConfig(shards=shards, predictions=base_result[1] / "predictions.parquet", out=tmp_path)
+    evaluate(config)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("jax_train.evaluate.write_report", full)
+    with pytest.raises(OSError, match="no space"):
+        evaluate(config)
+    assert _table(tmp_path) == _table(base_result[1])
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_the_predictions_stand_in_the_corpus_order_and_hold_each_clean_clip_once(base_result, sample_corpus):
@@ -88,7 +123,7 @@ def test_the_predictions_stand_in_the_corpus_order_and_hold_each_clean_clip_once
 def test_every_second_is_accounted_for(base_result):
     result, _ = base_result
     assert result["clips"] == N_CLIPS
-    assert set(result["seconds"]) == {"load", "compile", "decode", "score"}
+    assert set(result["seconds"]) == {"load", "compile", "decode", "score", "report"}
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert result["clips_per_second"] == pytest.approx(N_CLIPS / result["seconds"]["decode"], rel=1e-12)
     assert result["settings"]["prompt"] == [50258, 50274, 50359, 50363]  # Italian, as the shards say
@@ -112,7 +147,8 @@ def test_the_command_prints_the_table_and_where_the_scores_are(small_model, shar
     main()
     said = capsys.readouterr().out
     assert "2 clips" in said
-    assert "normalised" in said
+    assert "normalised (95 %)" in said
+    assert f"{tmp_path / 'out' / 'predictions.parquet'}, {tmp_path / 'out' / 'report.html'}" in said
     assert said.splitlines()[-1] == str(tmp_path / "out" / "scores.json")
 
 
@@ -125,6 +161,9 @@ def test_the_command_prints_the_table_and_where_the_scores_are(small_model, shar
         ({"model": "no/such/model"}, "no such folder"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"limit": -1}, "--limit -1"),
+        ({"report_clips": -1}, "--report-clips -1"),
+        ({"recordings": "no/such/corpus"}, "no/such/corpus"),
+        ({"predictions": "their.tsv"}, "give either --model"),
         ({"model": ""}, "give either --model"),
         ({"run": "RUN"}, "give either --model"),
     ],

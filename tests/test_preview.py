@@ -1,15 +1,11 @@
 """The preview: one page that asks nothing of any server, shows what shards hold, and plays what they were made of."""
 
-import base64
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
 
 from data.audio import decode
 from data.augment import find_recipe
@@ -29,55 +24,13 @@ from data.records import Record, Shards
 from data.shard_jobs import make_copy
 from data.sources import read_split
 from data.survey import spread
+from tests.page_parser import SCREENS, PageParser, content_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCREENSHOTS = REPOSITORY / "build" / "preview"
-SCREENS = {
-    "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
-    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True},
-}
-VOID = {"meta", "img", "br", "link", "input"}
 HOSTILE = '<script>document.title="hacked"</script> <b>&amp;</b> "quoted" \'so\' {{ 7 * 7 }}'
 ARABIC = "مرحبا بالعالم، كيف حالك اليوم؟"
 EMOJI = "👩‍🚀 Perché no? È già «così»."
-
-
-class PageParser(HTMLParser):
-    """The elements of a page with their attributes, the texts by class, and whether all tags are closed in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self._open: list[tuple[str, str]] = []
-        self.feed(page)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, dict(attrs).get("class", "")))
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data):
-        self.texts.append((self._open[-1][1] if self._open else "", data))
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def text_of(self, kind: str) -> list[str]:
-        return [text.strip() for name, text in self.texts if name == kind and text.strip()]
-
-
-def content_of(uri: str, kind: str) -> bytes:
-    assert uri.startswith(f"data:{kind};base64,")
-    return base64.b64decode(uri.split(",", 1)[1], validate=True)
 
 
 @pytest.fixture(scope="module")
@@ -338,22 +291,6 @@ def test_a_waveform_reaches_its_extremes(samples):
 def test_clips_are_taken_at_even_distances():
     assert spread(list(range(10)), 2) == [2, 7]
     assert spread(list(range(3)), 8) == [0, 1, 2]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or another; a machine without one skips, unless REQUIRE_CHROMIUM=1 forbids that."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None and os.environ.get("REQUIRE_CHROMIUM") == "1":
-        pytest.fail("no Chromium found and REQUIRE_CHROMIUM=1: apt-get install chromium")
-    if path is None:
-        pytest.skip("no Chromium found: apt-get install chromium")
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("screen", list(SCREENS))
