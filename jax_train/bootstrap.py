@@ -35,7 +35,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Its fields."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"interval": list(self.interval)}
 
 
 def resampled_sums(

@@ -61,8 +61,8 @@ def part(counts_CK: Int[np.ndarray, "C 8"], chosen: np.ndarray) -> dict[str, Any
         errors, length = sums[2 * place], sums[2 * place + 1]
         found[name] = float(100 * errors / length) if length else None
         if name.startswith("wer"):
-            enough = len(here_CK) >= FEWEST_CLIPS
-            found[f"{name}_interval"] = interval(*here_CK[:, 2 * place : 2 * place + 2].T) if enough else None
+            ends = interval(*here_CK[:, 2 * place : 2 * place + 2].T) if len(here_CK) >= FEWEST_CLIPS else None
+            found[f"{name}_interval"] = None if ends is None else list(ends)
     return found
 
 

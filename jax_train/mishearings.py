@@ -78,7 +78,7 @@ def counted_signs(signs: dict[str, np.ndarray], normal: Edits) -> dict[str, Any]
         "repeated_5grams": int(signs["repeated_5grams"].sum()),
         "insertion_rate": float(100 * normal.insertions.sum() / normal.words.sum()),
         "definitions": {
-            "hallucinations": f"clips with {PHRASE_WORDS} words or more than the reference between two matching words",
+            "hallucinations": f"clips with at least {PHRASE_WORDS} words too many in one place, between matching words",
             "repetitions": f"clips with a run of {NGRAM} words that was said before and that the reference does not "
             f"repeat, or with a compression ratio above {LOOP_COMPRESSION} that the reference does not have",
             "insertion_rate": "inserted words in percent of the reference words",

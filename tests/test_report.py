@@ -1,5 +1,6 @@
 """The evaluation's page: the worst clips first, words aligned, the shards' pictures, the corpus's sound, no network."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -119,6 +120,7 @@ def test_pictures_are_the_shards_bytes_and_players_hold_the_recordings(page, row
 
 
 def test_the_figures_on_the_page_are_those_of_the_scores(text, result):
+    assert json.loads(Path(result["settings"]["out"], "scores.json").read_text(encoding="utf-8")) == result
     for name in ("wer", "wer_normalised", "cer", "cer_normalised"):
         assert f"<dd>{result[name]:.2f} %</dd>" in text
     assert result["normaliser"] in text
