@@ -93,7 +93,7 @@ def made(tmp_path_factory):
 
 
 def _generated(model, windows_BFM, **options):
-    """Hugging Face's transcripts, and each of its judgements in turn."""
+    """Hugging Face's judgement of each row at the first temperature, of what it goes on with after a timestamp none."""
     model.judged = []
     with torch.no_grad():
         model.generate(
@@ -101,10 +101,9 @@ def _generated(model, windows_BFM, **options):
             language="it",
             task="transcribe",
             max_new_tokens=N_NEW,
-            force_unique_generate_call=options.get("return_timestamps", False),  # one window, wherever a segment ends
             **(PERMISSIVE | {"temperature": (0.0,)} | options),
         )
-    return model.judged
+    return model.judged[:ROWS]
 
 
 def _to_end(tokens_N, end=END):
