@@ -26,13 +26,14 @@ from data.featurize import FeaturizeConfig, featurize
 from data.records import Shards
 from jax_train.checkpoints import load_run
 from jax_train.config import TrainConfig, compilation_cache
-from jax_train.decode import BatchDecoder, DecodingRules
-from jax_train.evaluate import transcribe
+from jax_train.decode import BatchDecoder
+from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Whisper
 from jax_train.pretrained import fetch_base
 from jax_train.scores import scores
 from jax_train.step import restore
 from jax_train.train import train
+from jax_train.transcribe import transcribe
 from jax_train.weights import load_model
 from jax_train.windows import Prompt, assemble, plan_epoch, slot_frames
 
@@ -114,7 +115,7 @@ def timestamps(model: Whisper, shards: Shards, folder: Path, rows: np.ndarray) -
         records = [shards[int(rows[row])] for row in members]
         window = assemble(records, False, prompt, records[0].log_mel_q.shape[1], 448)
         log_mel = np.asarray(restore(window.log_mel_q_FM[None], window.log_mel_max_F[None]))
-        tokens = np.asarray(decode(log_mel))[0].tolist()
+        tokens = np.asarray(decode(log_mel).tokens_BN)[0].tolist()
         ends = np.cumsum([int(slot_frames(np.asarray(len(record.log_mel_q)))) for record in records]) / 100
         clips += len(records)
         parts = segments([token for token in tokens if token != rules.end], prompt.first_timestamp)
@@ -131,8 +132,8 @@ def scored(model: Whisper, shards: Shards, folder: Path, rows: np.ndarray) -> di
     """WER of clips alone in their windows, and timestamps of clips together."""
     rules = DecodingRules.from_folder(folder, "it")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    references, hypotheses = transcribe(shards, rows, BatchDecoder(model, rules, 4), tokenizer)
-    found = scores(references, hypotheses)
+    transcripts = transcribe(shards, rows, BatchDecoder(model, rules, 4), tokenizer)
+    found = scores([t.reference for t in transcripts], [t.text for t in transcripts])
     stamps = dataclasses.asdict(timestamps(model, shards, folder, rows))
     return {"wer_normalised": found["wer_normalised"], "wer": found["wer"], **stamps}
 

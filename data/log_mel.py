@@ -121,10 +121,13 @@ def log_mel(audio_N: Float32[np.ndarray, "N"], n_mels: int) -> Float32[np.ndarra
     return np.maximum(mel_FM, _floor(mel_FM.max()), out=mel_FM)
 
 
-def pad_to_window(log_mel_FM: Float32[np.ndarray, "F M"]) -> Float32[np.ndarray, "3000 M"]:
-    """The 30 s window Whisper would see: zero samples after the clip come out as `max(max − 2, −1.5)`."""
+def pad_to_window(log_mel_FM: Float32[np.ndarray, "F M"], length: int = N_FRAMES) -> Float32[np.ndarray, "length M"]:
+    """The 30 s window Whisper would see: zero samples after the clip come out as `max(max − 2, −1.5)`.
+
+    Or the first `length` frames of it, which must hold the clip.
+    """
     n_frames, n_mels = log_mel_FM.shape
-    window_FM = np.full((N_FRAMES, n_mels), _floor(log_mel_FM.max()), np.float32)
+    window_FM = np.full((length, n_mels), _floor(log_mel_FM.max()), np.float32)
     window_FM[:n_frames] = log_mel_FM
     return window_FM
 

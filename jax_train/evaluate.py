@@ -1,15 +1,15 @@
 """The command that scores a model or a run on a split: predictions.parquet, scores.json and report.html.
 
-Decision: the clips are decoded by increasing length, so that a batch's rows end together, each alone in its 30 s window
-as `transformers` would see it, and results stand in the shards' order. Time is told apart (loading, compiling,
-decoding, scoring with the import of `evaluate`, the report): the clips per second are those of decoding, reading the
-shards included, and nothing is left out but Python's own start.
+Decision: each clip is alone in its 30 s window as `transformers` would see it, unless short windows are asked for, and
+results stand in the shards' order. Time is told apart (loading, compiling, decoding, scoring with the import of
+`evaluate`, the report): the clips per second are those of decoding, reading the shards included, and nothing is left
+out but Python's own start.
 """
 
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,21 +17,23 @@ import jax
 import numpy as np
 import tyro
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from data.errors import UserError, command
 from data.folds import UNDIVIDED, Fold
-from data.log_mel import pad_to_window, restore
+from data.log_mel import FRAMES_PER_SECOND
 from data.records import Shards
 from jax_train.checkpoints import load_run, run_model_folder
 from jax_train.config import WhisperConfig, compilation_cache
-from jax_train.decode import BatchDecoder, DecodingRules, text_of
+from jax_train.decode import BatchDecoder
+from jax_train.decoding_rules import DecodingRules
+from jax_train.fallback import Fallback
 from jax_train.model import Whisper
 from jax_train.predictions import PREDICTIONS, hypotheses_for
 from jax_train.pretrained import model_folder
 from jax_train.recordings import Recordings, find_recordings
 from jax_train.report import REPORT, write_report
 from jax_train.scoring import SCORES_FILE, Scored, score, write_clips, write_scores
+from jax_train.transcribe import AS_THEY_ARE, short_windows, transcribe
 from jax_train.weights import load_model
 
 
@@ -70,6 +72,15 @@ class EvaluateConfig:
     word."""
     max_new_tokens: int = 0
     """Tokens a transcript may have; 0: as many as the model can."""
+    windows: Literal["30s", "short"] = "30s"
+    """30s: each clip alone in a 30 s window, as `transformers` sees it; short: windows as short as a batch's clips,
+    several times as fast, with other errors: such scores are not to be compared with those of 30 s."""
+    num_beams: int = 1
+    """Transcripts of a clip followed at a time, the best of which is taken; 1: greedy."""
+    timestamps: bool = False
+    """Decode with Whisper's timestamps, by its rules for them; they are left out of the text."""
+    fallback: Fallback = AS_THEY_ARE
+    """When to decode again at a higher temperature."""
 
     def __post_init__(self) -> None:
         if bool(self.model) + bool(self.run) + bool(self.predictions) != 1:
@@ -116,22 +127,30 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     if n_mels != wanted:
         raise UserError(f"{shards.folder} has {n_mels} mel bins, {folder} takes {wanted}: featurize again with it")
     language = config.language or shards.manifest["language"]
-    rules = DecodingRules.from_folder(folder, language, config.max_new_tokens)
+    rules = DecodingRules.from_folder(folder, language, config.max_new_tokens, config.timestamps)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     model, name = _load(config, folder)
     marks.append(time.perf_counter())
-    decoder = BatchDecoder(model, rules, config.batch_size * len(devices), devices)
+    batch = config.batch_size * len(devices)
+    frames = short_windows(shards.index["frames"][rows], batch) if config.windows == "short" else ()
+    decoder = BatchDecoder(model, rules, batch, devices, frames, config.num_beams)
+    prepared = decoder.compile_seconds
     marks.append(time.perf_counter())
-    references, hypotheses = transcribe(shards, rows, decoder, tokenizer)
+    transcripts = transcribe(shards, rows, decoder, tokenizer, config.fallback)
+    references, hypotheses = [t.reference for t in transcripts], [t.text for t in transcripts]
     marks.append(time.perf_counter())
     scored = score(shards, rows, references, hypotheses)
     marks.append(time.perf_counter())
-    seconds = dict(zip(("load", "compile", "decode", "score"), np.diff(marks).round(3).tolist(), strict=True))
+    load, prepare, decode, scoring = np.diff(marks).tolist()
+    late = decoder.compile_seconds - prepared  # programs that only a fallback asked for
+    seconds = {"load": load, "compile": prepare + late, "decode": decode - late, "score": scoring}
+    seconds = {name: round(value, 3) for name, value in seconds.items()}
     told = {
         "clips_per_second": len(rows) / seconds["decode"],
         "speech_seconds_per_second": scored.result["speech_seconds"] / seconds["decode"],
         "seconds": seconds,
         "model": name,
+        "encoder_window_seconds": [length / FRAMES_PER_SECOND for length in decoder.frames],
         "devices": f"{len(devices)} {devices[0].device_kind}",
         "settings": _settings(config) | json.loads(json.dumps(dataclasses.asdict(rules))),
     }
@@ -162,37 +181,6 @@ def _finish(
     return result
 
 
-def transcribe(
-    shards: Shards, rows: np.ndarray, decoder: BatchDecoder, tokenizer: Tokenizer, leave: bool = True
-) -> tuple[list[str], list[str]]:
-    """The sentences as written and as decoded of `rows`, in their order. Shows progress, and may `leave` it there."""
-    by_length = np.argsort(shards.index["frames"][rows], kind="stable")
-    references, hypotheses = [""] * len(rows), [""] * len(rows)
-
-    def decoding() -> Iterator[tuple[np.ndarray, jax.Array]]:
-        for first in range(0, len(rows), decoder.batch_size):
-            places = by_length[first : first + decoder.batch_size]
-            records = [shards[rows[place]] for place in places]
-            for place, record in zip(places, records, strict=True):
-                references[place] = record.text
-            yield places, decoder(np.stack([pad_to_window(restore(r.log_mel_q, r.log_mel_max)) for r in records]))
-
-    def collect(places: np.ndarray, tokens_BN: jax.Array) -> None:
-        for place, tokens_N in zip(places, np.asarray(tokens_BN), strict=False):  # rows past the clips are filling
-            hypotheses[place] = text_of(tokens_N, tokenizer, decoder.end)
-        progress.update(len(places))
-
-    with tqdm(total=len(rows), unit="clip", desc="decode", leave=leave) as progress:
-        pending: tuple[np.ndarray, jax.Array] | None = None
-        for batch in decoding():  # one batch ahead: the device works while the host reads
-            if pending:
-                collect(*pending)
-            pending = batch
-        if pending:
-            collect(*pending)
-    return references, hypotheses
-
-
 def _load(config: EvaluateConfig, folder: Path) -> tuple[Whisper, str]:
     """The model, and what to call it in the results."""
     if config.run:
@@ -218,8 +206,15 @@ def table(result: dict[str, Any]) -> str:
     if "decode" in (seconds := result["seconds"]):
         speed = f"{result['clips_per_second']:.2f} clips/s, {result['speech_seconds_per_second']:.1f} × real time"
         rest = ", ".join(f"{seconds[name]:.1f} s to {name}" for name in ("load", "compile", "score", "report"))
+        lines.append(f"in {_windows(result['encoder_window_seconds'], result['settings']['windows'])}")
         lines.append(f"decoded in {seconds['decode']:.1f} s: {speed} (and {rest})")
     return "\n".join(lines)
+
+
+def _windows(seconds: Sequence[float], windows: str) -> str:
+    if windows == "30s":
+        return f"windows of {seconds[0]:g} s"
+    return f"windows as short as the clips, {seconds[0]:g} to {seconds[-1]:g} s: not the score of 30 s windows"
 
 
 def main() -> None:

@@ -14,13 +14,14 @@ from tokenizers import Tokenizer
 from data.errors import UserError
 from data.records import Shards
 from jax_train.config import TrainConfig
-from jax_train.decode import BatchDecoder, DecodingRules
-from jax_train.evaluate import transcribe
+from jax_train.decode import BatchDecoder
+from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Params, Whisper
 from jax_train.processes import in_any_process, whole
 from jax_train.runlog import RunLog
 from jax_train.scores import scores
 from jax_train.step import TrainState
+from jax_train.transcribe import transcribe
 
 SHOWN = 8  # transcripts
 SCORES = ("wer", "wer_normalised", "cer", "cer_normalised")
@@ -65,7 +66,8 @@ class Evaluation:
         else:
             devices = jax.local_devices()
             self._decoder = BatchDecoder(model, self._rules, self._config.eval_batch_size * len(devices), devices)
-        references, hypotheses = transcribe(self._shards, self._rows, self._decoder, self._tokenizer, leave=False)
+        transcripts = transcribe(self._shards, self._rows, self._decoder, self._tokenizer, leave=False)
+        references, hypotheses = [t.reference for t in transcripts], [t.text for t in transcripts]
         self._decoder.state = None  # the next step consumes the arrays
         found = scores(references, hypotheses)
         values = {name: found[name] for name in SCORES} | {"clips": len(self._rows)}

@@ -16,7 +16,8 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from data.errors import UserError
 from jax_train.config import WhisperConfig
-from jax_train.decode import BatchDecoder, DecodingRules, text_of
+from jax_train.decode import BatchDecoder, text_of
+from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Whisper
 from jax_train.weights import load_model
 
@@ -59,14 +60,14 @@ def base_decoder(base_model_dir):
     return BatchDecoder(load_model(base_model_dir), rules, 4, jax.devices()[:1])
 
 
-def _written(tokens_BN, end):
-    return [[token for token in row.tolist() if token < end] for row in np.asarray(tokens_BN)]
+def _written(decoded, end):
+    return [[token for token in row.tolist() if token < end] for row in np.asarray(decoded.tokens_BN)]
 
 
 def test_real_clips_decode_token_for_token_as_hugging_face_generates(base_decoder, speech_windows, generated):
     """Two batches, the second of two rows completed to four."""
     first, second = base_decoder(speech_windows[:4]), base_decoder(speech_windows[4:])
-    found = _written(first, base_decoder.end) + _written(second, base_decoder.end)[:2]
+    found = _written(first, base_decoder.rules.end) + _written(second, base_decoder.rules.end)[:2]
     assert found == generated
     assert all(len(tokens) > 2 for tokens in found)
 
@@ -116,7 +117,9 @@ SMALL = WhisperConfig(
     max_source_positions=20,
     max_target_positions=16,
 )
-RULES = DecodingRules(prompt=(50, 51, 52, 53), end=49, suppress=(7, 8), begin_suppress=(3, 49), max_new_tokens=12)
+RULES = DecodingRules(
+    prompt=(50, 51, 52, 53), end=49, suppress=(7, 8), begin_suppress=(3, 49), max_new_tokens=12, no_speech=48
+)
 
 
 def _random_model(dtype="float32"):
@@ -138,7 +141,7 @@ def small_decoder():
 def test_every_token_is_the_likeliest_one_of_the_whole_sequence_decoded_at_once(small_decoder):
     """The cached steps against the model's own uncached pass over what they wrote, to the decoder's last position."""
     windows_BFM = _random_windows(8)
-    found_BN = np.asarray(small_decoder(windows_BFM))
+    found_BN = np.asarray(small_decoder(windows_BFM).tokens_BN)
     sequence_BL = np.concatenate([np.tile(np.array(RULES.prompt), (8, 1)), found_BN], axis=1)
     logits_BLV = np.array(nnx.jit(_random_model())(windows_BFM, sequence_BL))
     logits_BLV[:, :, RULES.suppress] = -np.inf
@@ -152,20 +155,20 @@ def test_every_token_is_the_likeliest_one_of_the_whole_sequence_decoded_at_once(
 def test_eight_devices_write_what_one_writes(small_decoder):
     windows_BFM = _random_windows(8)
     eight = BatchDecoder(_random_model(), RULES, 8, jax.devices()[:8])(windows_BFM)
-    np.testing.assert_array_equal(np.asarray(small_decoder(windows_BFM)), np.asarray(eight))
+    np.testing.assert_array_equal(np.asarray(small_decoder(windows_BFM).tokens_BN), np.asarray(eight.tokens_BN))
 
 
 def test_a_row_does_not_depend_on_the_others_in_its_batch(small_decoder):
     windows_BFM = _random_windows(8)
-    alone = [np.asarray(small_decoder(windows_BFM[row : row + 1]))[0] for row in range(8)]
-    np.testing.assert_array_equal(np.asarray(small_decoder(windows_BFM)), np.stack(alone))
+    alone = [np.asarray(small_decoder(windows_BFM[row : row + 1]).tokens_BN)[0] for row in range(8)]
+    np.testing.assert_array_equal(np.asarray(small_decoder(windows_BFM).tokens_BN), np.stack(alone))
 
 
 def test_bfloat16_keeps_its_weights_in_bfloat16_and_writes_tokens_of_the_vocabulary():
     with jax.numpy_dtype_promotion("standard"):  # Flax's own layer norm takes its statistics in float32
         decoder = BatchDecoder(_random_model("bfloat16"), RULES, 2, jax.devices()[:1])
     assert {leaf.dtype.name for leaf in jax.tree.leaves(decoder.state)} == {"bfloat16"}
-    tokens_BN = np.asarray(decoder(_random_windows(2)))
+    tokens_BN = np.asarray(decoder(_random_windows(2)).tokens_BN)
     assert tokens_BN.shape == (2, 12)
     assert not np.isin(tokens_BN, RULES.suppress).any()
 
@@ -201,7 +204,7 @@ def test_hugging_face_generates_the_same_with_many_layers_and_128_mel_bins(tmp_p
     theirs.save_pretrained(tmp_path)
     windows_BFM = np.random.default_rng(1).standard_normal((4, 40, 128)).astype(np.float32)
     ours = BatchDecoder(load_model(tmp_path), RULES, 4, jax.devices()[:1])
-    found_BN = np.asarray(ours(windows_BFM))
+    found_BN = np.asarray(ours(windows_BFM).tokens_BN)
     tokens_BL = torch.tensor([RULES.prompt] * 4)
     with torch.no_grad():  # `generate` takes 30 s only: its greedy loop by hand, without a cache
         for step in range(RULES.max_new_tokens):
