@@ -19,6 +19,9 @@ SCHEDULER ?=
 MODEL ?=
 PRESET ?=
 RUN ?=
+PREDICTIONS ?=
+A ?=
+B ?=
 MODEL_DIR ?= models/sussurro
 FOLDS ?= 5
 PRESETS ?= sample/base sample/lora
@@ -33,8 +36,10 @@ TRAIN_MODEL = $(or $(MODEL),openai/whisper-tiny)
 # A preset names its own model.
 TRAIN_START = $(if $(PRESET),--preset $(PRESET) $(if $(MODEL),--model $(MODEL)),--model $(TRAIN_MODEL))
 RUN_DIR = $(or $(RUN),runs/latest)
-# What evaluate scores: RUN if only that is given, else MODEL.
-SCORED = $(if $(MODEL),--model $(MODEL),--run $(RUN_DIR))
+# What evaluate scores: PREDICTIONS, or MODEL, or RUN if only that is given.
+SCORED = $(if $(PREDICTIONS),--predictions '$(PREDICTIONS)',$(if $(MODEL),--model $(MODEL),--run $(RUN_DIR)))
+# What compare evaluates models on, and shows clips of: SHARDS if it is given, or where it is by default.
+COMPARED_ON = $(if $(or $(filter-out file,$(origin SHARDS)),$(wildcard $(SHARDS))),--shards '$(SHARDS)')
 # What serve and transcribe use: the newest exported model, the demo's among them.
 NEWEST = $(shell ls -td $(MODEL_DIR) models/* demo/model 2>/dev/null | head -n 1)
 SERVED = $(or $(MODEL),$(NEWEST),demo/model)
@@ -44,7 +49,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate crossval scoreboard average export transcribe serve environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export transcribe serve environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -78,8 +83,11 @@ train: $(READY)  ## SHARDS, MODEL or PRESET → RUN: fine-tune; run again to con
 curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
 	@$(BIN)/python -m jax_train.curves --run $(RUN_DIR) $(ARGS)
 
-evaluate: $(READY)  ## MODEL or RUN, SHARDS → word and character error rates on SPLIT=test
+evaluate: $(READY)  ## MODEL, RUN or PREDICTIONS, SHARDS → error rates with intervals on SPLIT=test, report.html
 	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(SHARDS) --split $(or $(SPLIT),test) $(ARGS)
+
+compare: $(READY)  ## A, B (what evaluate wrote, models or runs) [SHARDS SPLIT] → scores/compare: B − A, p-values, a page
+	@$(BIN)/python -m jax_train.compare --a '$(A)' --b '$(B)' $(COMPARED_ON) --split $(or $(SPLIT),test) $(ARGS)
 
 crossval: $(READY)  ## SHARDS, MODEL, FOLDS=5 → RUN: a run for each fold of speakers, mean and deviation of their scores
 	@$(BIN)/python -m jax_train.crossval --shards $(SHARDS) --folds $(FOLDS) --out $(or $(RUN),runs/crossval) \

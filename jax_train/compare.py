@@ -60,6 +60,8 @@ class CompareConfig:
     """For a model or run: type it is computed in."""
 
     def __post_init__(self) -> None:
+        if not (self.a and self.b):
+            raise UserError("name what to compare: make compare A=… B=… (--a and --b)")
         if self.report_clips < 0:
             raise UserError(f"--report-clips {self.report_clips}: 0 or more")
 

@@ -73,10 +73,11 @@ def _read_tsv(path: Path) -> dict[str, list[Any]]:
     """Tab-separated with a header; a field that holds a tab, a quote or a line break stands in double quotes."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+            table = csv.DictReader(file, delimiter="\t")
+            names, rows = list(table.fieldnames or ()), list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a UTF-8 table with tabs ({error})") from error
-    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {}) if name is not None}
+    return {name: [row[name] for row in rows] for name in names}
 
 
 def hypotheses_for(path: Path, ids: Sequence[str]) -> list[str]:

@@ -171,6 +171,7 @@ def test_transcripts_that_cannot_be_compared_are_said_and_nothing_is_written(con
     [
         ({"a": "no/such/run", "shards": None}, "no/such/run holds no predictions.parquet: evaluate it first"),
         ({"a": "no/such/model"}, "no/such/model"),
+        ({"b": ""}, "name what to compare: make compare A=… B=…"),
         ({"report_clips": -1}, "--report-clips -1"),
         ({"split": "test"}, "of the compared clips: name their shards and split"),
     ],

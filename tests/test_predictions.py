@@ -74,6 +74,7 @@ def test_predictions_of_other_clips_are_said(path, ids, said):
         ("latin.tsv", "id\thypothesis\na.mp3\tè\n".encode("latin-1"), "is not a UTF-8 table"),
         ("names.tsv", b"id\ttext\na.mp3\tuno\n", "lacks the column hypothesis; there are: id, text"),
         ("empty.tsv", b"", "lacks the columns id, hypothesis; there are: none"),
+        ("header.tsv", b"id\ttext\n", "lacks the column hypothesis; there are: id, text"),
         ("short.tsv", b"id\thypothesis\na.mp3\n", "hypothesis of row 0 is None, not text"),
         ("twice.tsv", b"id\thypothesis\na.mp3\tuno\na.mp3\tdue\n", r"1 \(a.mp3\) stand there twice"),
     ],

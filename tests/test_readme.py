@@ -58,7 +58,7 @@ def test_every_command_helps():
     modules = sorted(
         set(re.findall(r"`(?:\.venv/bin/python -m )?((?:data|jax_train|serving)\.[a-z]+)(?: --help)?`", README))
     )
-    assert len(modules) == 8
+    assert len(modules) == 9
     for module in modules:
         command = [str(REPOSITORY / ".venv/bin/python"), "-m", module, "--help"]
         found = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
@@ -130,6 +130,8 @@ def check_page(words: list[str]) -> None:
         (["verify", "SHARDS=no/such/shards"], "no/such/shards"),
         (["train", "SHARDS=no/such/shards"], "no/such/shards"),
         (["evaluate", "SHARDS=no/such/shards", "MODEL=no/such/model"], "no/such/shards"),
+        (["compare", "A=no/such/model", "B=no/such/run", "SHARDS=no/such/shards"], "no/such/shards"),
+        (["compare", "A=no/such/model"], "make compare A=… B=…"),
         (["export", "RUN=no/such/run"], "no/such/run"),
         (["transcribe", "MODEL=no/such/model", "FILE=README.md"], "no/such/model"),
         (["serve", "MODEL=no/such/model"], "no/such/model"),
