@@ -20,6 +20,9 @@ MODEL ?=
 PRESET ?=
 RUN ?=
 MODEL_DIR ?= models/sussurro
+FORMAT ?=
+REPO ?=
+DTYPE ?=
 FILE ?=
 PORT ?= 7860
 TEST_WORKERS ?= 2
@@ -40,7 +43,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate export transcribe serve test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate export publish transcribe serve test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -77,8 +80,12 @@ curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
 evaluate: $(READY)  ## MODEL or RUN, SHARDS → word and character error rates on SPLIT=test
 	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(SHARDS) --split $(or $(SPLIT),test) $(ARGS)
 
-export: $(READY)  ## RUN → MODEL_DIR: a Hugging Face folder, proved equal in PyTorch
-	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(ARGS)
+export: $(READY)  ## RUN → MODEL_DIR: FORMAT=huggingface, ctranslate2 or ggml, proved on real clips [DTYPE SHARDS]
+	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(if $(FORMAT),--format $(FORMAT)) \
+	  $(if $(DTYPE),--dtype $(DTYPE)) $(if $(filter-out file,$(origin SHARDS)),--shards '$(SHARDS)') $(ARGS)
+
+publish: $(READY)  ## MODEL_DIR → REPO on the Hugging Face hub, with its card and TensorBoard logs; needs HF_TOKEN
+	@$(BIN)/python -m jax_train.publish --repo '$(REPO)' --model-dir $(MODEL_DIR) $(if $(RUN),--run $(RUN)) $(ARGS)
 
 transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 	@$(BIN)/python -m serving.transcribe --model $(SERVED) $(FILE) $(ARGS)
@@ -103,7 +110,7 @@ clean:  ## remove what the demo, tests and tools wrote; keep environments, weigh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[data,train,serve,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[data,train,serve,export,dev]'
 	@touch $@
 
 # The page in an environment of its requirements alone, as a Space builds it.
