@@ -27,6 +27,9 @@ FOLDS ?= 5
 PRESETS ?= sample/base sample/lora
 LAST ?=
 BEST ?=
+FORMAT ?=
+REPO ?=
+DTYPE ?=
 FILE ?=
 PORT ?= 7860
 TEST_WORKERS ?= 2
@@ -49,7 +52,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export transcribe serve environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -101,8 +104,12 @@ average: $(READY)  ## RUN, LAST=n or BEST=n → RUN-average: the mean of checkpo
 	@$(BIN)/python -m jax_train.average --run $(RUN_DIR) --out $(RUN_DIR)-average $(if $(LAST),--last $(LAST)) \
 	  $(if $(BEST),--best $(BEST)) $(ARGS)
 
-export: $(READY)  ## RUN → MODEL_DIR: a Hugging Face folder, proved equal in PyTorch
-	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(ARGS)
+export: $(READY)  ## RUN → MODEL_DIR: FORMAT=huggingface, ctranslate2 or ggml, proved on real clips [DTYPE SHARDS]
+	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(if $(FORMAT),--format $(FORMAT)) \
+	  $(if $(DTYPE),--dtype $(DTYPE)) $(if $(filter-out file,$(origin SHARDS)),--shards '$(SHARDS)') $(ARGS)
+
+publish: $(READY)  ## MODEL_DIR → REPO on the Hugging Face hub, with its card and TensorBoard logs; needs HF_TOKEN
+	@$(BIN)/python -m jax_train.publish --repo '$(REPO)' --model-dir $(MODEL_DIR) $(if $(RUN),--run $(RUN)) $(ARGS)
 
 transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 	@$(BIN)/python -m serving.transcribe --model $(SERVED) $(FILE) $(ARGS)
@@ -129,7 +136,7 @@ clean:  ## remove what the demo, tests and tools wrote; keep environments, weigh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[data,train,serve,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[data,train,serve,export,dev]'
 	@touch $@
 
 # The page in an environment of its requirements alone, as a Space builds it.

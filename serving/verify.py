@@ -1,11 +1,12 @@
 """Whether an exported folder computes in PyTorch what the trainer computed in JAX: logit for logit.
 
-The trainer runs this as a subprocess and the two meet in one file, so that it never imports torch.
+The trainer runs this as a subprocess and the two meet in one file, so that it never imports torch. What
+`generate` writes of the file's clips with the folder's own settings is printed, for the trainer to compare.
 
-Only the largest difference decides. Agreement of the likeliest token is printed but not required: within the
+Of logits only the largest difference decides. Agreement of the likeliest token is printed but not required: within the
 tolerance it can differ only where the two best tokens tie, and among 50,000 tokens some do.
 
-B windows, M mel bins, F mel frames (3000), L tokens, V vocabulary.
+B windows, C clips of them (the last ones), M mel bins, F mel frames (3000), L tokens, N new tokens, V vocabulary.
 
     python -m serving.verify --model FOLDER --reference FILE.safetensors
 """
@@ -28,6 +29,7 @@ REFERENCE = {
     "input_features": (torch.float32, "(B, n_mels, 3000)"),
     "decoder_input_ids": (torch.int32, "(B, L)"),
     "logits": (torch.float32, "(B, L, V)"),
+    "transcripts": (torch.int32, "(C, N)"),
 }
 
 
@@ -52,10 +54,12 @@ class Report:
     """Share of positions where both choose the same token."""
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
+    transcripts: tuple[tuple[int, ...], ...] = ()
+    """Greedy tokens of each clip, by `generate`."""
 
 
 def read_reference(path: Path) -> dict[str, torch.Tensor]:
-    """The reference's three tensors (see `REFERENCE`); a `VerifyError` where one is absent or unlike."""
+    """The reference's tensors (see `REFERENCE`); a `VerifyError` where one is absent or unlike."""
     if not path.is_file():
         raise VerifyError(f"{path}: no such file; expected the reference tensors in safetensors form")
     try:
@@ -74,7 +78,7 @@ def read_reference(path: Path) -> dict[str, torch.Tensor]:
 @torch.inference_mode()
 def compare(model: WhisperForConditionalGeneration, reference: dict[str, torch.Tensor]) -> Report:
     """The model's logits against the reference's; a `VerifyError` where the shapes do not fit the model."""
-    features_BMF, tokens_BL, want_BLV = (reference[name] for name in REFERENCE)
+    features_BMF, tokens_BL, want_BLV, _ = (reference[name] for name in REFERENCE)
     batch, length = tokens_BL.shape
     for name, shape in (
         ("input_features", (batch, model.config.num_mel_bins, N_FRAMES)),
@@ -89,7 +93,20 @@ def compare(model: WhisperForConditionalGeneration, reference: dict[str, torch.T
         mean_abs_logit_difference=difference_BLV.mean().item(),
         max_abs_logit=want_BLV.abs().max().item(),
         same_argmax=(got_BLV.argmax(-1) == want_BLV.argmax(-1)).float().mean().item(),
+        transcripts=transcripts(model, reference),
     )
+
+
+def transcripts(
+    model: WhisperForConditionalGeneration, reference: dict[str, torch.Tensor]
+) -> tuple[tuple[int, ...], ...]:
+    """What `generate` writes of the reference's clips: greedily, language and task by the folder's own settings."""
+    clips, length = reference["transcripts"].shape
+    if not clips:
+        return ()
+    features_CMF = reference["input_features"][-clips:]
+    tokens_CN = model.generate(features_CMF, num_beams=1, do_sample=False, max_new_tokens=length)
+    return tuple(map(tuple, tokens_CN.tolist()))
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,8 @@ class Config:
     model: Path
     """A Hugging Face Whisper folder."""
     reference: Path
-    """A safetensors file with `input_features`, `decoder_input_ids` and the `logits` to expect."""
+    """A safetensors file with `input_features`, `decoder_input_ids`, the `logits` to expect, and the `transcripts` of
+    the last windows, which say how many are clips and how many tokens to write of them."""
     tolerance: float = TOLERANCE
     """Largest difference allowed, as a share of the largest logit; the default is a few times float32's rounding."""
 

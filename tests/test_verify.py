@@ -43,10 +43,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     tokens_BL = torch.randint(0, 97, (BATCH, LENGTH))
     with torch.inference_mode():
         logits_BLV = model.double()(input_features=features_BMF.double(), decoder_input_ids=tokens_BL).logits.float()
-    save_file(
-        {"input_features": features_BMF, "decoder_input_ids": tokens_BL.int(), "logits": logits_BLV.contiguous()},
-        folder / "reference.safetensors",
-    )
+    no_clips = torch.zeros((0, 8), dtype=torch.int32)
+    reference = {"input_features": features_BMF, "decoder_input_ids": tokens_BL.int(), "transcripts": no_clips}
+    save_file(reference | {"logits": logits_BLV.contiguous()}, folder / "reference.safetensors")
     return folder / "model", folder / "reference.safetensors"
 
 
@@ -166,7 +165,7 @@ def test_weights_that_are_not_the_models_fail(exported, tmp_path: Path, change, 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (drop("logits"), "expected ['decoder_input_ids', 'input_features', 'logits']"),
+        (drop("logits"), "expected ['decoder_input_ids', 'input_features', 'logits', 'transcripts']"),
         (scale("decoder_input_ids", 1.0), "decoder_input_ids is torch.float32 (2, 7), expected torch.int32 (B, L)"),
         (cut("input_features", 2, 7), "the model's is (2, 8, 3000)"),
         (cut("logits", 2, 7, 98), "the model's is (2, 7, 99)"),
