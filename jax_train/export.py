@@ -18,7 +18,7 @@ import tyro
 from data.errors import UserError, command
 from jax_train.checkpoints import load_run, run_model_folder
 from jax_train.config import compilation_cache
-from jax_train.decode import DecodingRules
+from jax_train.decoding_rules import DecodingRules
 from jax_train.export_folder import write_folder
 from jax_train.model_card import FILE as CARD
 from jax_train.model_card import model_card

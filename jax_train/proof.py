@@ -28,7 +28,8 @@ from tokenizers import Tokenizer
 from data.errors import UserError
 from data.log_mel import SAMPLE_RATE, WINDOW_SECONDS, log_mel, pad_to_window, restore
 from data.records import Shards
-from jax_train.decode import BatchDecoder, DecodingRules
+from jax_train.decode import BatchDecoder
+from jax_train.decoding_rules import DecodingRules
 from jax_train.evaluation import chosen_rows
 from jax_train.model import Params, Whisper, functional
 
@@ -136,14 +137,14 @@ def prove(trained: Whisper, dtype: str, clips_CFM: np.ndarray, rules: DecodingRu
     log_mel_BFM = np.concatenate([noise_windows(trained.config.num_mel_bins), clips_CFM])
     with jax.default_matmul_precision("highest"):
         decoder = BatchDecoder(stored, rules, len(clips_CFM), jax.local_devices()[:1])
-        transcripts_CN = np.asarray(decoder(clips_CFM))
+        transcripts_CN = np.asarray(decoder(clips_CFM).tokens_BN)
         tokens_BL = _teacher_tokens(transcripts_CN, rules, trained.config.vocab_size)
         logits = _logits(trained)
         logits_BLV = logits(stored, log_mel_BFM, tokens_BL)
         rounding: dict[str, Any] = {}
         if stored is not trained:
             decoder.take(trained)
-            changed = (transcripts_CN != np.asarray(decoder(clips_CFM))).any(axis=1).sum()
+            changed = (transcripts_CN != np.asarray(decoder(clips_CFM).tokens_BN)).any(axis=1).sum()
             before_BLV = logits(trained, log_mel_BFM, tokens_BL)
             rounding = _check_rounding(before_BLV, logits_BLV, dtype) | {"changed_transcripts": int(changed)}
     tensors = {

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from data.errors import UserError
 from jax_train.checkpoints import copy_small_files
 from jax_train.config import WhisperConfig
-from jax_train.decode import DecodingRules
+from jax_train.decoding_rules import DecodingRules
 from jax_train.ggml import openai_name, vocabulary, write_ggml
 from jax_train.model import Whisper
 from jax_train.other_formats import convert
