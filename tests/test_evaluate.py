@@ -105,9 +105,12 @@ def test_every_second_is_accounted_for(base_result):
 
 
 def test_fallback_on_real_clips_gives_hugging_faces_texts(base_model_dir, shards, tmp_path):
-    """Thresholds amid these clips' values; a temperature so low that what is drawn is the likeliest."""
+    """Thresholds amid three clips' values; a temperature so low that what is drawn is the likeliest.
+
+    Hugging Face takes each clip alone: in a batch its later temperatures overwrite which rows are silent.
+    """
     model, clips = Recorder.from_pretrained(base_model_dir), Shards.open(shards, "test")
-    records = [clips[row] for row in np.flatnonzero(clips.index["copy"] == 0)]
+    records = [clips[row] for row in np.flatnonzero(clips.index["copy"] == 0)[:3]]
     windows_BFM = np.stack([pad_to_window(restore(record.log_mel_q, record.log_mel_max)) for record in records])
     _, judged = generated(model, windows_BFM, max_new_tokens=60)
     middle = {
@@ -115,19 +118,15 @@ def test_fallback_on_real_clips_gives_hugging_faces_texts(base_model_dir, shards
         "logprob_threshold": float(np.median([row.log_prob for row in judged])) + 1e-3,
         "no_speech_threshold": float(np.median([row.no_speech for row in judged])) * 0.999,
     }
-    tokens, first = generated(model, windows_BFM, max_new_tokens=60, temperature=(0.0, 1e-4), **middle)
-    assert {row.again for row in first} == {row.silence for row in first} == {True, False}
+    options = {"max_new_tokens": 60, "temperature": (0.0, 1e-4), **middle}
+    alone = [generated(model, window_FM[None], **options) for window_FM in windows_BFM]
+    assert {row[0].again for _, row in alone} == {row[0].silence for _, row in alone} == {True, False}
     tokenizer = Tokenizer.from_file(str(base_model_dir / "tokenizer.json"))
-    config = EvaluateConfig(
-        shards=shards,
-        model=str(base_model_dir),
-        out=tmp_path,
-        batch_size=N_CLIPS,
-        max_new_tokens=60,
-        fallback=Fallback((0.0, 1e-4), **middle),
-    )
+    wanted = [tokenizer.decode(tokens[0]).strip() for tokens, _ in alone]
+    fallback = Fallback((0.0, 1e-4), **middle)
+    paths = {"shards": shards, "model": str(base_model_dir), "out": tmp_path}
+    config = EvaluateConfig(**paths, limit=3, batch_size=N_CLIPS, max_new_tokens=60, fallback=fallback)
     evaluate(config, jax.devices()[:ONE_DEVICE])
-    wanted = [text.strip() for text in tokenizer.decode_batch(tokens)]
     assert [row["hypothesis"] for row in _table(tmp_path)] == wanted
     assert "" in wanted
 
