@@ -1,4 +1,4 @@
-"""Greedy decoding against Hugging Face's `generate`, on real clips with the real base weights."""
+"""Decoding against Hugging Face's `generate`, on real clips with the real base weights."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from jax_train.decode import BatchDecoder, text_of
 from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Whisper
 from jax_train.weights import load_model
+from tests.recorded_generate import Recorder, generated
 
 N_CLIPS = 6
 MAX_NEW_TOKENS = 60  # of the 444 there is room for: the clips take at most 30
@@ -39,19 +40,16 @@ def speech_windows(sample_corpus):
 
 
 @pytest.fixture(scope="module")
-def generated(base_model_dir, speech_windows):
-    """What PyTorch writes for each clip, without the prompt, up to and with the end."""
-    model = WhisperForConditionalGeneration.from_pretrained(base_model_dir)
-    with torch.no_grad():
-        out = model.generate(
-            torch.from_numpy(speech_windows.transpose(0, 2, 1)),
-            language="it",
-            task="transcribe",
-            num_beams=1,
-            do_sample=False,
-            max_new_tokens=MAX_NEW_TOKENS,
-        )
-    return [[token for token in row.tolist() if token < 50257] for row in out]
+def torch_base(base_model_dir):
+    return Recorder.from_pretrained(base_model_dir)
+
+
+@pytest.fixture(scope="module")
+def said(torch_base, speech_windows):
+    """What PyTorch writes for each clip, without the prompt and the end, and what it thinks of it."""
+    options = {"num_beams": 1, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
+    tokens, judged = generated(torch_base, speech_windows, **options)
+    return [[token for token in row if token < 50257] for row in tokens], judged
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +62,36 @@ def _written(decoded, end):
     return [[token for token in row.tolist() if token < end] for row in np.asarray(decoded.tokens_BN)]
 
 
-def test_real_clips_decode_token_for_token_as_hugging_face_generates(base_decoder, speech_windows, generated):
-    """Two batches, the second of two rows completed to four."""
+def test_real_clips_decode_token_for_token_as_hugging_face_generates(base_decoder, speech_windows, said):
+    """Two batches, the second of two rows completed to four. Scores: 1e-4 of float32 logits summed in another order."""
     first, second = base_decoder(speech_windows[:4]), base_decoder(speech_windows[4:])
     found = _written(first, base_decoder.rules.end) + _written(second, base_decoder.rules.end)[:2]
-    assert found == generated
+    assert found == said[0]
     assert all(len(tokens) > 2 for tokens in found)
+    log_probs = [*np.asarray(first.log_prob_B), *np.asarray(second.log_prob_B)[:2]]
+    np.testing.assert_allclose(log_probs, [row.log_prob for row in said[1]], atol=1e-4)
+    no_speech = [*np.asarray(first.no_speech_B), *np.asarray(second.no_speech_B)[:2]]
+    np.testing.assert_allclose(no_speech, [row.no_speech for row in said[1]], atol=1e-4)
 
 
-def test_the_text_is_the_tokenizers_without_special_and_timestamp_tokens(base_model_dir, generated):
+@pytest.mark.parametrize(("num_beams", "timestamps"), [(3, False), (1, True)])
+def test_real_clips_with_beams_or_timestamps_are_hugging_faces(
+    base_model_dir, torch_base, speech_windows, num_beams, timestamps
+):
+    """Two clips, up to the end that both write."""
+    rules = DecodingRules.from_folder(base_model_dir, "it", MAX_NEW_TOKENS, timestamps)
+    decoder = BatchDecoder(load_model(base_model_dir), rules, 2, jax.devices()[:1], num_beams=num_beams)
+    found = [[*row, rules.end] for row in _written(decoder(speech_windows[:2]), 1 << 20)]
+    options = {"num_beams": num_beams, "return_timestamps": timestamps, "max_new_tokens": MAX_NEW_TOKENS}
+    _, judged = generated(torch_base, speech_windows[:2], **options)
+    assert [row[: row.index(rules.end) + 1] for row in found] == [row.tokens for row in judged]
+    assert all((row.tokens[0] > rules.prompt[-1]) == timestamps for row in judged)
+
+
+def test_the_text_is_the_tokenizers_without_special_and_timestamp_tokens(base_model_dir, said):
     tokenizer = Tokenizer.from_file(str(base_model_dir / "tokenizer.json"))
-    text = text_of(np.array([50364, *generated[0], 50400, 50257, 50257]), tokenizer, 50257)
-    assert text == tokenizer.decode(generated[0]).strip() != ""
+    text = text_of(np.array([50364, *said[0][0], 50400, 50257, 50257]), tokenizer, 50257)
+    assert text == tokenizer.decode(said[0][0]).strip() != ""
     assert "<|" not in text
 
 

@@ -1,4 +1,4 @@
-"""The evaluate command: its files against jiwer, a run against the same weights as a folder, and bad input."""
+"""The evaluate command: its files against jiwer, fallback against Hugging Face, a run against a folder, bad input."""
 
 import csv
 import dataclasses
@@ -8,19 +8,28 @@ import sys
 import jax
 import jax.numpy as jnp
 import jiwer
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from flax import nnx
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
 from data.errors import UserError, command
 from data.featurize import FeaturizeConfig, featurize
+from data.log_mel import pad_to_window, restore
+from data.records import Shards
 from jax_train.checkpoints import Checkpoints, copy_small_files
 from jax_train.config import WhisperConfig
-from jax_train.evaluate import EvaluateConfig, evaluate, main
+from jax_train.decode import BatchDecoder
+from jax_train.decoding_rules import DecodingRules
+from jax_train.evaluate import EvaluateConfig, evaluate, main, table
+from jax_train.fallback import Fallback
 from jax_train.model import Whisper, functional
 from jax_train.step import TrainState
-from jax_train.weights import to_torch_tensors
+from jax_train.transcribe import SHORT_WINDOWS, transcribe
+from jax_train.weights import load_model, to_torch_tensors
+from tests.recorded_generate import Recorder, generated
 
 N_CLIPS = 5
 ONE_DEVICE = 1
@@ -74,6 +83,7 @@ def test_the_scores_are_those_of_the_predictions_it_wrote(base_result):
     references, hypotheses = [row["reference"] for row in rows], [row["hypothesis"] for row in rows]
     assert result["wer"] == pytest.approx(100 * jiwer.wer(references, hypotheses), rel=1e-12)  # one division apart
     assert result["cer"] == pytest.approx(100 * jiwer.cer(references, hypotheses), rel=1e-12)
+    assert result["encoder_window_seconds"] == [30.0]
     assert 0 < result["wer_normalised"] < result["wer"] < 50  # base hears these clips, with a few words wrong
     low, high = result["intervals"]["over_clips"]["wer"]
     assert low <= result["wer"] <= high
@@ -127,6 +137,63 @@ def test_every_second_is_accounted_for(base_result):
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert result["clips_per_second"] == pytest.approx(N_CLIPS / result["seconds"]["decode"], rel=1e-12)
     assert result["settings"]["prompt"] == [50258, 50274, 50359, 50363]  # Italian, as the shards say
+
+
+def test_fallback_on_real_clips_gives_hugging_faces_texts(base_model_dir, shards, tmp_path):
+    """Thresholds amid three clips' values; a temperature so low that what is drawn is the likeliest.
+
+    Hugging Face takes each clip alone: in a batch its later temperatures overwrite which rows are silent.
+    """
+    model, clips = Recorder.from_pretrained(base_model_dir), Shards.open(shards, "test")
+    records = [clips[row] for row in np.flatnonzero(clips.index["copy"] == 0)[:3]]
+    windows_BFM = np.stack([pad_to_window(restore(record.log_mel_q, record.log_mel_max)) for record in records])
+    _, judged = generated(model, windows_BFM, max_new_tokens=60)
+    middle = {
+        "compression_ratio_threshold": float(np.median([row.compression_ratio for row in judged])),
+        "logprob_threshold": float(np.median([row.log_prob for row in judged])) + 1e-3,
+        "no_speech_threshold": float(np.median([row.no_speech for row in judged])) * 0.999,
+    }
+    options = {"max_new_tokens": 60, "temperature": (0.0, 1e-4), **middle}
+    alone = [generated(model, window_FM[None], **options) for window_FM in windows_BFM]
+    assert {row[0].again for _, row in alone} == {row[0].silence for _, row in alone} == {True, False}
+    tokenizer = Tokenizer.from_file(str(base_model_dir / "tokenizer.json"))
+    wanted = [tokenizer.decode(tokens[0]).strip() for tokens, _ in alone]
+    fallback = Fallback((0.0, 1e-4), **middle)
+    paths = {"shards": shards, "model": str(base_model_dir), "out": tmp_path}
+    config = EvaluateConfig(**paths, limit=3, batch_size=N_CLIPS, max_new_tokens=60, fallback=fallback)
+    evaluate(config, jax.devices()[:ONE_DEVICE])
+    assert [row["hypothesis"] for row in _table(tmp_path)] == wanted
+    assert "" in wanted
+
+
+def test_short_windows_are_as_long_as_their_clips_and_said_to_be_another_score(small_model, shards, tmp_path):
+    config = EvaluateConfig(
+        shards=shards, model=str(small_model[0]), out=tmp_path, batch_size=2, max_new_tokens=5, windows="short"
+    )
+    result = evaluate(config, jax.devices()[:ONE_DEVICE])
+    index = Shards.open(shards, "test").index
+    frames = np.sort(index["frames"][index["copy"] == 0])
+    longest = {int(frames[1]), int(frames[3]), int(frames[4])}  # of batches of two clips
+    wanted = {next(size for size in SHORT_WINDOWS if size >= most) / 100 for most in longest}
+    assert result["encoder_window_seconds"] == sorted(wanted)
+    assert result["settings"]["windows"] == json.loads((tmp_path / "scores.json").read_text())["settings"]["windows"]
+    assert "not the score of 30 s windows" in table(result)
+
+
+def test_every_temperature_is_tried_in_turn_and_the_unsure_that_nobody_speaks_in_are_dropped(small_model, shards):
+    """A random model: no transcript is surer than 1 in e^0.1, and none is as sure as 1 that nobody speaks."""
+    clips, rows = Shards.open(shards, "test"), np.arange(2)
+    tokenizer = Tokenizer.from_file(str(small_model[0] / "tokenizer.json"))
+    rules = DecodingRules.from_folder(small_model[0], "it", 5)
+    decoder = BatchDecoder(load_model(small_model[0]), rules, 1, jax.devices()[:ONE_DEVICE])
+    unsure = Fallback((0.0, 0.5, 1e-4), logprob_threshold=-0.1, no_speech_threshold=1.0)
+    likeliest, tried = transcribe(clips, rows, decoder, tokenizer), transcribe(clips, rows, decoder, tokenizer, unsure)
+    assert [found.temperature for found in tried] == [1e-4, 1e-4]
+    assert [found.text for found in tried] == [found.text for found in likeliest]
+    silent = dataclasses.replace(unsure, no_speech_threshold=-1.0)
+    assert [found[1:] for found in transcribe(clips, rows, decoder, tokenizer, silent)] == [
+        ("", found.log_prob, found.no_speech, 0.0) for found in likeliest
+    ]
 
 
 def test_a_run_scores_as_the_same_weights_in_a_folder_whatever_the_batch(small_model, shards, tmp_path):

@@ -85,6 +85,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "bench-featurize": f"--corpus {tmp_path}/joined --clips 4 --peer-clips 2 --rounds 1 --workers 1",
         "bench-featurize_memory": "--rows 10 20",
         "bench-input": "--clips 200 --plan-clips 1000 --workers 0 1 --seconds 1",
+        "bench-decode": f"--model {small_model_dir} --clips 2 --turns 1 --peer-batches 2 --most-different 2",
         "bench-eight_bits": "--limit 1",
         "bench-train": "--clips 10 --batch-size 1 --steps 1 --turns 1 --arms padded peer",
     }

@@ -1,13 +1,11 @@
 """Beams, timestamps, temperatures and scores of rows against Hugging Face's `generate`, on a small made model."""
 
-from typing import Any, NamedTuple
-
 import jax
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import GenerationConfig, WhisperForConditionalGeneration
+from transformers import GenerationConfig
 from transformers import WhisperConfig as TorchConfig
 
 from data.errors import UserError
@@ -16,34 +14,10 @@ from jax_train.decoding_rules import DecodingRules
 from jax_train.fallback import Fallback, compression_ratio
 from jax_train.greedy import TOP
 from jax_train.weights import load_model
+from tests.recorded_generate import Recorder, generated
 
 ROWS, N_NEW, VOCAB = 16, 20, 70
 END, START, NO_SPEECH, NO_TIMESTAMPS = 40, 41, 45, 46
-PERMISSIVE = {"compression_ratio_threshold": 1e9, "logprob_threshold": -1e9, "no_speech_threshold": 0.6}
-
-
-class Judged(NamedTuple):
-    """What Hugging Face measured on a row, and what it made of it."""
-
-    tokens: list[int]
-    compression_ratio: float
-    log_prob: float
-    no_speech: float
-    again: bool
-    silence: bool
-
-
-class Recorder(WhisperForConditionalGeneration):
-    """Hugging Face's Whisper, noting each judgement."""
-
-    def _need_fallback(self, tokens, outputs, index, processors, config, vocab_size, temperature) -> Any:
-        again, silence = super()._need_fallback(tokens, outputs, index, processors, config, vocab_size, temperature)
-        detector = next(p for p in processors if hasattr(p, "no_speech_prob"))
-        log_prob = float(self._retrieve_avg_logprobs(outputs[index]["scores"], tokens, temperature))
-        ratio = self._retrieve_compression_ratio(tokens, vocab_size)
-        speech = float(detector.no_speech_prob[index])
-        self.judged.append(Judged(tokens.tolist(), ratio, log_prob, speech, bool(again), bool(silence)))
-        return again, silence
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +66,8 @@ def made(tmp_path_factory):
     return folder, model, windows_BFM
 
 
-def _generated(model, windows_BFM, **options):
-    """Hugging Face's judgement of each row at the first temperature, of what it goes on with after a timestamp none."""
-    model.judged = []
-    with torch.no_grad():
-        model.generate(
-            torch.from_numpy(windows_BFM.transpose(0, 2, 1)),
-            language="it",
-            task="transcribe",
-            max_new_tokens=N_NEW,
-            **(PERMISSIVE | {"temperature": (0.0,)} | options),
-        )
-    return model.judged[:ROWS]
+def _judged(model, windows_BFM, **options):
+    return generated(model, windows_BFM, **({"max_new_tokens": N_NEW} | options))[1]
 
 
 def _to_end(tokens_N, end=END):
@@ -117,7 +81,7 @@ def test_tokens_and_their_probabilities_are_hugging_faces(made, num_beams, times
     folder, model, windows_BFM = made
     rules = DecodingRules.from_folder(folder, "it", N_NEW, timestamps)
     found = BatchDecoder(load_model(folder), rules, ROWS, jax.devices()[:1], num_beams=num_beams)(windows_BFM)
-    wanted = _generated(model, windows_BFM, num_beams=num_beams, return_timestamps=timestamps)
+    wanted = _judged(model, windows_BFM, num_beams=num_beams, return_timestamps=timestamps)
     assert [_to_end(row) for row in np.asarray(found.tokens_BN)] == [row.tokens for row in wanted]
     np.testing.assert_allclose(found.log_prob_B, [row.log_prob for row in wanted], atol=2e-5)
     np.testing.assert_allclose(found.no_speech_B, [row.no_speech for row in wanted], atol=2e-6)
@@ -129,19 +93,36 @@ def test_tokens_and_their_probabilities_are_hugging_faces(made, num_beams, times
 def greedy_decoder(made):
     folder, _, _ = made
     rules = DecodingRules.from_folder(folder, "it", N_NEW)
-    return BatchDecoder(load_model(folder), rules, ROWS, jax.devices()[:1])
+    return BatchDecoder(load_model(folder), rules, ROWS, jax.devices()[:1], frames=(40, 20))
+
+
+def test_a_short_window_is_decoded_as_by_a_model_of_that_length(made, greedy_decoder):
+    """Hugging Face's model with the first half of the encoder's positions, which takes windows of that length alone;
+    half a window has room for half of the tokens.
+    """
+    _, model, windows_BFM = made
+    state = model.state_dict()
+    state["model.encoder.embed_positions.weight"] = state["model.encoder.embed_positions.weight"][:10]
+    short = Recorder(TorchConfig.from_dict(model.config.to_dict() | {"max_source_positions": 10})).eval()
+    short.load_state_dict(state)
+    short.generation_config = model.generation_config
+    found, wanted = greedy_decoder(windows_BFM[:, :20]), _judged(short, windows_BFM[:, :20], max_new_tokens=N_NEW // 2)
+    assert [_to_end(row) for row in np.asarray(found.tokens_BN)] == [row.tokens for row in wanted]
+    whole = np.asarray(greedy_decoder(windows_BFM).tokens_BN)[:, : N_NEW // 2]
+    assert (np.asarray(found.tokens_BN) != whole).any(1).sum() > ROWS // 2
+    assert [greedy_decoder.window(frames) for frames in (1, 20, 21, 40, 99)] == [20, 20, 40, 40, 40]
 
 
 def test_the_same_rows_are_decoded_again_or_dropped_as_by_hugging_face(made, greedy_decoder):
     """Thresholds amid the values of these rows, so that each criterion decides about some."""
     _, model, windows_BFM = made
-    rows = _generated(model, windows_BFM)
+    rows = _judged(model, windows_BFM)
     middle = {
         "compression_ratio_threshold": float(np.median([row.compression_ratio for row in rows])),
         "logprob_threshold": float(np.quantile([row.log_prob for row in rows], 0.6)) + 1e-3,
         "no_speech_threshold": float(np.median([row.no_speech for row in rows])) + 1e-5,
     }
-    wanted = _generated(model, windows_BFM, **middle)
+    wanted = _judged(model, windows_BFM, **middle)
     fallback = Fallback(temperatures=(0.0, 1.0), **middle)
     found = greedy_decoder(windows_BFM)
     verdicts = [
