@@ -22,7 +22,7 @@ RUN ?=
 PREDICTIONS ?=
 A ?=
 B ?=
-MODEL_DIR ?= models/sussurro
+MODEL_DIR ?= models/sussurro$(addprefix -,$(FORMAT))
 FOLDS ?= 5
 PRESETS ?= sample/base sample/lora
 LAST ?=
@@ -44,7 +44,8 @@ SCORED = $(if $(PREDICTIONS),--predictions '$(PREDICTIONS)',$(if $(MODEL),--mode
 # What compare evaluates models on, and shows clips of: SHARDS if it is given, or where it is by default.
 COMPARED_ON = $(if $(or $(filter-out file,$(origin SHARDS)),$(wildcard $(SHARDS))),--shards '$(SHARDS)')
 # What serve and transcribe use: the newest exported model, the demo's among them.
-NEWEST = $(shell ls -td $(MODEL_DIR) models/* demo/model 2>/dev/null | head -n 1)
+NEWEST = $(patsubst %/model.safetensors,%,$(shell ls -t $(addsuffix /model.safetensors,$(MODEL_DIR) models/* demo/model) \
+  2>/dev/null | head -n 1))
 SERVED = $(or $(MODEL),$(NEWEST),demo/model)
 
 FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHARDS)' --model $(TRAIN_MODEL) \

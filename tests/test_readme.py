@@ -90,7 +90,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "bench-train": "--clips 10 --batch-size 1 --steps 1 --turns 1 --arms padded peer",
     }
     commands = [command for command in shown_commands() if command not in BY_OTHERS]
-    assert len(commands) == 18
+    assert len(commands) == 19
     for command in commands:
         for shown, real in instead.items():
             command = command.replace(shown, str(real))
