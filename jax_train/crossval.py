@@ -6,7 +6,6 @@ standard deviation over folds (n − 1), which says how far one split's score ca
 """
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +15,8 @@ import tyro
 from data.errors import UserError, command
 from data.folds import Fold
 from data.records import Shards
-from jax_train.runlog import SUMMARY, write_json
-from jax_train.stages import stage
+from jax_train.runlog import write_json
+from jax_train.stages import score_once, stage
 
 SCORES = ("wer_normalised", "wer", "cer_normalised", "cer")
 
@@ -65,15 +64,13 @@ def crossval(config: CrossvalConfig, train_options: list[str]) -> dict[str, Any]
 def one_fold(config: CrossvalConfig, fold: Fold, train_options: list[str]) -> dict[str, Any]:
     """Train without the fold and score on it, unless both are done; the scores."""
     run = config.out / f"fold-{fold.number}"
-    place = ["--shards", config.shards, "--split", config.split]
-    place += ["--fold.of", fold.of, "--fold.number", fold.number, "--fold.by", fold.by, "--fold.seed", fold.seed]
+    place = {"shards": config.shards, "split": config.split, "run": run}
+    left_out = ["--fold.of", fold.of, "--fold.number", fold.number, "--fold.by", fold.by, "--fold.seed", fold.seed]
     title = f"fold {fold.number} of {fold.of}"
-    stage(f"{title}: train", "jax_train.train", *place, "--run", run, *train_options)
-    scores = run / "scores" / "scores.json"
-    if not scores.is_file() or scores.stat().st_mtime < (run / SUMMARY).stat().st_mtime:
-        more = ["--limit", config.limit, "--batch-size", config.score_batch_size, "--out", scores.parent]
-        stage(f"{title}: score", "jax_train.evaluate", *place, "--run", run, *more)
-    found = json.loads(scores.read_text(encoding="utf-8"))
+    words = [word for name, value in place.items() for word in (f"--{name}", value)]
+    stage(f"{title}: train", "jax_train.train", *words, *left_out, *train_options)
+    scored = place | {"limit": config.limit, "out": run / "scores"}
+    found = score_once(title, scored, *left_out, "--batch-size", config.score_batch_size)
     return {name: found[name] for name in (*SCORES, "clips", "normaliser")} | {"fold": fold.number}
 
 

@@ -15,7 +15,7 @@ import tyro
 from data.errors import UserError, command
 from jax_train.presets import Preset, find_preset
 from jax_train.runlog import SUMMARY, write_json
-from jax_train.stages import stage
+from jax_train.stages import score_once, stage
 
 FIGURES = ("wer", "wer_normalised", "cer", "cer_normalised", "clips", "normaliser")
 
@@ -49,8 +49,7 @@ def scoreboard(config: ScoreboardConfig, train_options: list[str]) -> list[dict[
     presets = {name: find_preset(name) for name in config.presets}
     models = dict.fromkeys(config.model or preset.settings["model"] for preset in presets.values())
     rows = [
-        {"name": model, "description": "Before training."}
-        | _score(config, f"before/{Path(model).name}", "--model", model)
+        {"name": model, "description": "Before training."} | _score(config, f"before/{Path(model).name}", model=model)
         for model in models
     ]
     rows += [line(config, name, preset, train_options) for name, preset in presets.items()]
@@ -62,7 +61,7 @@ def scoreboard(config: ScoreboardConfig, train_options: list[str]) -> list[dict[
 
 def before(config: ScoreboardConfig, model: str) -> dict[str, Any]:
     """The score of a model that runs start from."""
-    scores = _score(config, f"before/{Path(model).name}", "--model", model)
+    scores = _score(config, f"before/{Path(model).name}", model=model)
     return {"name": model, "description": "Before training.", **scores}
 
 
@@ -73,18 +72,14 @@ def line(config: ScoreboardConfig, name: str, preset: Preset, train_options: lis
     place = ["--shards", config.shards, "--split", config.split, "--run", run]
     stage(f"{name}: train", "jax_train.train", *start, *place, *train_options)
     summary = json.loads((run / SUMMARY).read_text())
-    found = _score(config, name, "--run", run)
+    found = _score(config, name, run=run)
     return {"name": name, "description": preset.doc, "steps": summary["step"], "loss": summary["loss"]} | found
 
 
-def _score(config: ScoreboardConfig, name: str, *scored: str | Path) -> dict[str, Any]:
-    out = config.out / name / "scores"
-    scores, summary = out / "scores.json", config.out / name / SUMMARY
-    if not scores.is_file() or (summary.is_file() and scores.stat().st_mtime < summary.stat().st_mtime):
-        place = ["--shards", config.shards, "--split", config.test_split, "--out", out]
-        more = ["--limit", config.limit, "--batch-size", config.score_batch_size]
-        stage(f"{name}: score", "jax_train.evaluate", *scored, *place, *more)
-    found = json.loads(scores.read_text(encoding="utf-8"))
+def _score(config: ScoreboardConfig, name: str, **model_or_run: object) -> dict[str, Any]:
+    place = {"shards": config.shards, "split": config.test_split, "limit": config.limit}
+    settings = model_or_run | place | {"out": config.out / name / "scores"}
+    found = score_once(name, settings, "--batch-size", config.score_batch_size)
     return {figure: found[figure] for figure in FIGURES}
 
 

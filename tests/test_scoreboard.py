@@ -8,6 +8,7 @@ import pytest
 from data.errors import UserError
 from jax_train.runlog import read_rows
 from jax_train.scoreboard import ScoreboardConfig, scoreboard
+from jax_train.stages import score_once
 
 OPTIONS = ["--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3", "--compute-dtype", "float32"]
 
@@ -37,6 +38,19 @@ def test_each_preset_is_trained_and_scored_once_and_all_stand_in_the_table(
     again = capfd.readouterr().out
     assert again.count("already trained") == 2
     assert "jax_train.evaluate" not in again
+
+
+def test_scores_are_made_anew_for_other_settings_alone(tmp_path: Path, monkeypatch):
+    made = []
+
+    def evaluated(_title: str, _module: str, *words: object):
+        made.append(words)
+        (tmp_path / "scores.json").write_text(json.dumps({"settings": {"limit": words[1], "out": str(tmp_path)}}))
+
+    monkeypatch.setattr("jax_train.stages.stage", evaluated)
+    for limit in (3, 3, 2):
+        assert score_once("a", {"limit": limit, "out": tmp_path}, "--batch-size", 1)["settings"]["limit"] == limit
+    assert made == [("--limit", limit, "--out", tmp_path, "--batch-size", 1) for limit in (3, 2)]
 
 
 def test_an_unknown_preset_is_said_before_anything_runs(tmp_path: Path):
