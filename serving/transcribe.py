@@ -24,6 +24,7 @@ from transformers import WhisperFeatureExtractor
 from serving.errors import command
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio
 from serving.model import ModelError, load_model, quiet_transformers
+from serving.transcript import Segment, Transcript
 
 WINDOW_SECONDS = 30.0
 TOKENIZER, GENERATION, FEATURES = "tokenizer.json", "generation_config.json", "preprocessor_config.json"
@@ -32,24 +33,6 @@ TOKENIZER, GENERATION, FEATURES = "tokenizer.json", "generation_config.json", "p
 # The threshold and the temperatures are OpenAI's (openai/whisper, transcribe.py), on transformers' scale.
 LOOP_COMPRESSION_RATIO = 1.35
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of speech: its text, and where it starts and ends in the recording, in seconds."""
-
-    start: float
-    end: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said: the whole text, its segments in order, and the recording's length in seconds."""
-
-    text: str
-    segments: tuple[Segment, ...]
-    seconds: float
 
 
 class Transcriber:
