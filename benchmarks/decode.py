@@ -1,4 +1,4 @@
-"""Transcribing: ours in 30 s windows and in short ones, and `generate` of `transformers`, side by side.
+"""Transcribing: ours in whole 30 s windows and in thinned ones, and `generate` of `transformers`, side by side.
 
 The same real clips and weights, from the same shards. Ours is what the evaluate command runs, reading the shards
 included. The peer is the usual loop: windows of 30 s ready in memory as float32, in the corpus's order, PyTorch with
@@ -7,7 +7,7 @@ arm runs in processes of its own, in turns, so that peak memory is its own and a
 the turns counts.
 
 A ratio of 30 s windows is of equal transcripts: more than `most_different` that differ from the peer's end the
-benchmark. Short windows are another score, with its own WER beside it.
+benchmark. Thinned windows are another score, with its own WER beside it.
 
     make bench-decode [ARGS="--clips 16 --turns 1"]
 """
@@ -62,14 +62,14 @@ class DecodeBenchmark:
     measured: Path | None = None
     """Set by the benchmark itself: shards to transcribe in this process."""
     arm: str = ""
-    """Set by the benchmark itself: 30s, short, or the peer's batch size."""
+    """Set by the benchmark itself: whole, thinned, or the peer's batch size."""
 
     def __post_init__(self) -> None:
         if not self.peer_batches or min(*self.peer_batches, self.batch_size, self.copies, self.turns, 1) < 1:
             raise UserError("--peer-batches, --batch-size, --copies, --turns: at least 1 each")
 
 
-def ours(config: DecodeBenchmark, folder: Path, shards: Shards, rows: np.ndarray, short: bool) -> dict[str, Any]:
+def ours(config: DecodeBenchmark, folder: Path, shards: Shards, rows: np.ndarray, thin: bool) -> dict[str, Any]:
     """Transcripts of index `rows` in their order, seconds of writing them, peak bytes of the device (0 on a CPU)."""
     import jax
     from tokenizers import Tokenizer
@@ -77,12 +77,13 @@ def ours(config: DecodeBenchmark, folder: Path, shards: Shards, rows: np.ndarray
     from jax_train.config import compilation_cache
     from jax_train.decode import BatchDecoder
     from jax_train.decoding_rules import DecodingRules
-    from jax_train.transcribe import short_windows, transcribe
+    from jax_train.thinned import lengths
+    from jax_train.transcribe import transcribe
     from jax_train.weights import load_model
 
     compilation_cache()
     batch, devices = config.batch_size, jax.local_devices()[:1]
-    frames = short_windows(shards.index["frames"][rows], batch) if short else ()
+    frames = lengths(shards.index["frames"][rows], batch, 3000) if thin else ()
     rules = DecodingRules.from_folder(folder, LANGUAGE)
     decoder = BatchDecoder(load_model(folder, config.compute_dtype), rules, batch, devices, frames, config.num_beams)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -107,14 +108,14 @@ def measure(config: DecodeBenchmark, shards_dir: Path) -> dict[str, Any]:
 
         found = generated(folder, shards, rows, LANGUAGE, int(config.arm), config.num_beams, config.compute_dtype)
     else:
-        found = ours(config, folder, shards, rows, config.arm == "short")
+        found = ours(config, folder, shards, rows, config.arm == "thinned")
     found["memory"] = found["memory"] or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return found
 
 
 def in_turns(config: DecodeBenchmark, model: str, shards: str) -> dict[str, list[dict[str, Any]]]:
     """What the arms measured, each in processes of its own, turn by turn."""
-    arms = ["30s", "short", *map(str, config.peer_batches)]
+    arms = ["whole", "thinned", *map(str, config.peer_batches)]
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     for turn in range(config.turns):
         for arm in arms:
@@ -145,7 +146,7 @@ def ratios(table: dict[str, dict[str, float]], peers: list[str]) -> dict[str, fl
     return {
         f"{arm}_to_{_named(peer).replace(' ', '_')}{which}": table[arm]["clips_per_second"]
         / table[peer]["clips_per_second"]
-        for arm in ("30s", "short")
+        for arm in ("whole", "thinned")
         for peer, which in ((peers[0], ""), (best, "_its_best"))
     }
 
@@ -168,13 +169,13 @@ def main() -> None:
     peers = [str(batch) for batch in config.peer_batches]
     table = {arm: figures(turns, found[peers[0]][0]) for arm, turns in found.items()}
     devices = sorted({turn["device"] for turns in found.values() for turn in turns})
-    count = len(found["30s"][0]["texts"])
+    count = len(found["whole"][0]["texts"])
     print(
         f"{Path(model).name}, {count} clips, {config.compute_dtype}, {config.num_beams} beams, on {'; '.join(devices)}"
     )
     for arm, row in table.items():
         print(f"  {_named(arm):16}" + "".join(f"  {name} {value:.3f}" for name, value in row.items()))
-    if table["30s"]["different"] > config.most_different:
+    if table["whole"]["different"] > config.most_different:
         raise UserError(f"{table['30s']['different']} of {count} transcripts differ from generate's: no ratio of these")
     compared = ratios(table, peers)
     for name, value in compared.items():

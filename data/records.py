@@ -10,7 +10,6 @@ Shapes: F mel frames, M mel bins, L tokens.
 """
 
 import hashlib
-import io
 import json
 import mmap
 import operator
@@ -29,7 +28,7 @@ from upath import UPath
 
 from data.errors import UserError
 from data.split_names import folder_name
-from data.storage import local_copy, new_file
+from data.storage import local_copy, new_file, parquet_table
 from data.tfrecord import Example, RecordError, frame, unframe
 
 FORMAT_VERSION = 1
@@ -289,7 +288,7 @@ def _read_manifest(folder: UPath) -> dict[str, Any]:
 def read_index(folder: UPath) -> dict[str, np.ndarray]:
     path = folder / INDEX
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = parquet_table(path.read_bytes())
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise ShardError(f"{path} cannot be read ({error}): delete {folder} and run featurize again") from error
     missing = INDEX_TYPES.keys() - set(table.column_names)

@@ -6,15 +6,14 @@ Of the two the index is checked by its SHA-256, which the manifest has, so a con
 import hashlib
 import json
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from upath import UPath
 
 from data.records import FORMAT_VERSION, INDEX, INDEX_TYPES, MANIFEST
+from data.storage import parquet_table
 from data.tfrecord import FRAMING_BYTES
 
 MANIFEST_TYPES: dict[str, Any] = {
@@ -88,7 +87,7 @@ def read_index(damage: Damage, manifest: dict[str, Any]) -> tuple[dict[str, np.n
     path = damage.folder / INDEX
     try:
         content = path.read_bytes()
-        table = pq.read_table(BytesIO(content))
+        table = parquet_table(content)
     except FileNotFoundError:
         damage.add(path, MISSING)
         return None, False

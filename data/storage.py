@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from upath import UPath
 
 from data.errors import UserError
@@ -90,3 +92,12 @@ def local_copy(path: UPath, sha256: str) -> Path:
         with new_file(copy) as file:
             path.fs.get_file(path.path, file.name)
     return copy
+
+
+def parquet_table(content: bytes) -> pa.Table:
+    """The table in a Parquet file's bytes, read by this thread alone.
+
+    Arrow's own threads reading a Python file may still hold one of its pieces when the interpreter ends, and one that
+    then gives it back ends the process with SIGABRT.
+    """
+    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)

@@ -8,6 +8,7 @@ B batch, L query positions, Q queries of a block, S key positions, H heads, K he
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,29 @@ def attend(
 ) -> Float[Array, "B L H K"]:
     """Softmax attention scaled by K^-1/2, the softmax in float32; causal: query l sees keys 0 to l."""
     if jax.default_backend() == "cpu":
-        return _attend_by_head(q_BLHK, k_BSHK, v_BSHK, is_causal)
+        return _by_head(functools.partial(_one_head, is_causal), q_BLHK, k_BSHK, v_BSHK)
     fused = functools.partial(
         jax.nn.dot_product_attention, is_causal=is_causal, implementation="cudnn" if _has_cudnn(q_BLHK) else "xla"
     )
     return jax.checkpoint(fused)(q_BLHK, k_BSHK, v_BSHK)
+
+
+def attend_counted(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BSHK: Float[Array, "B S H K"],
+    v_BSHK: Float[Array, "B S H K"],
+    log_count_S: Float[Array, "S"],
+) -> Float[Array, "B L H K"]:
+    """Softmax attention in which key s counts as often as exp(`log_count_S`) says. Not for training."""
+    if jax.default_backend() != "cpu":
+        bias_111S = log_count_S.astype(q_BLHK.dtype)[None, None, None]
+        return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, bias_111S, implementation="xla")
+
+    def one_head(q_LK: Array, k_SK: Array, v_SK: Array) -> Array:
+        weights_LS = jax.nn.softmax(_dot(q_LK, k_SK.T) + log_count_S[None], axis=-1)
+        return _dot(weights_LS.astype(v_SK.dtype), v_SK).astype(q_LK.dtype)
+
+    return _by_head(one_head, q_BLHK, k_BSHK, v_BSHK)
 
 
 def _has_cudnn(q_BLHK: Array) -> bool:
@@ -38,14 +57,14 @@ def _has_cudnn(q_BLHK: Array) -> bool:
     return half and device.platform == "gpu" and float(device.compute_capability) >= CUDNN_COMPUTE_CAPABILITY
 
 
-def _attend_by_head(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, is_causal: bool) -> Array:
+def _by_head(one_head: Callable[[Array, Array, Array], Array], q_BLHK: Array, k_BSHK: Array, v_BSHK: Array) -> Array:
+    """`one_head` of scaled queries, keys and values, one head of one row after another."""
     batch, _, heads, size = q_BLHK.shape
 
     def by_head(x_BLHK: Array) -> Array:
         return jnp.swapaxes(x_BLHK, 1, 2).reshape(batch * heads, -1, size)
 
     scaled_BLHK = q_BLHK * jnp.asarray(size**-0.5, q_BLHK.dtype)
-    one_head = functools.partial(_one_head, is_causal)
     out_NLK = jax.lax.map(lambda qkv: one_head(*qkv), (by_head(scaled_BLHK), by_head(k_BSHK), by_head(v_BSHK)))
     return jnp.swapaxes(out_NLK.reshape(batch, heads, -1, size), 1, 2)
 

@@ -2,15 +2,13 @@
 
 Decision: everything from the windows to the tokens is one program, compiled before the first batch, so a batch is one
 call that returns before the device has worked. Each device runs its own loop on its own rows (`shard_map`), so none
-waits for another. Token for token what Hugging Face generates in float32. A window shorter than the model's has room
-for as many tokens a second as the model's own, 15: of short windows Whisper repeats some until there is no more room.
+waits for another. Token for token what Hugging Face generates in float32, in whole windows: of those whose first frames
+alone are given the silent rest is thinned (`thinned`).
 
 B batch, M mel bins, F mel frames (3000 in 30 s), N new tokens.
 """
 
-import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,14 +25,15 @@ from jax_train.beam_search import beam_search
 from jax_train.decoding_rules import DecodingRules
 from jax_train.greedy import Decoded, Sampling, greedy
 from jax_train.model import Whisper
+from jax_train.thinned import sent
 
 
 class BatchDecoder:
     """Decodes windows in batches of `batch_size`, spread evenly over `devices` (all, if not given).
 
-    Windows are as long as the model's, or of any of the lengths in `frames`. With `num_beams` more than 1 the search
-    is Hugging Face's beam search. With a model that computes in bfloat16 the weights are kept in it too: a token's time
-    is that of reading them.
+    Windows are given whole, or their first frames, as many as one of `frames`: then `thinned`. With `num_beams` more
+    than 1 the search is Hugging Face's beam search. With a model that computes in bfloat16 the weights are kept in it
+    too: a token's time is that of reading them.
     """
 
     def __init__(
@@ -52,7 +51,8 @@ class BatchDecoder:
         if num_beams < 1:
             raise UserError(f"--num-beams {num_beams}: at least 1")
         self.batch_size, self.rules, self.config = batch_size, rules, model.config
-        self.frames = tuple(sorted(frames)) or (2 * model.config.max_source_positions,)
+        self._whole = 2 * model.config.max_source_positions
+        self.frames = tuple(sorted(frames)) or (self._whole,)
         self._mesh = Mesh(np.asarray(devices), ("data",))
         self._rows = NamedSharding(self._mesh, PartitionSpec("data"))
         self._everywhere = NamedSharding(self._mesh, PartitionSpec())
@@ -62,8 +62,7 @@ class BatchDecoder:
         search = functools.partial(beam_search, num_beams=num_beams) if num_beams > 1 else greedy
         self.compile_seconds = 0.0
         self._programs = {
-            length: self._compiled(functools.partial(search, rules=self._rules_of(length)), length)
-            for length in self.frames
+            length: self._compiled(functools.partial(search, rules=rules), length) for length in self.frames
         }
 
     def take(self, model: Whisper) -> None:
@@ -72,8 +71,8 @@ class BatchDecoder:
         self.state = jax.device_put(state, self._everywhere)
 
     def window(self, n_frames: int) -> int:
-        """Frames of the shortest window that holds `n_frames`, or of the longest there is."""
-        return next((length for length in self.frames if length >= n_frames), self.frames[-1])
+        """Frames to give of a window whose speech is `n_frames` long."""
+        return sent(n_frames, self.frames, self._whole)
 
     def __call__(self, log_mel_BFM: Float32[np.ndarray, "B F M"]) -> Decoded:
         """What the rows say, on its way: reading it waits. At most `batch_size` rows, of one of `frames`.
@@ -90,21 +89,14 @@ class BatchDecoder:
         if length not in self._sampled:
             temperature_shape = jax.ShapeDtypeStruct((), jnp.float32, sharding=self._everywhere)
             seeds_shape = jax.ShapeDtypeStruct((self.batch_size,), jnp.uint32, sharding=self._rows)
-            rules = self._rules_of(length)
             self._sampled[length] = self._compiled(
-                lambda model, log_mel_BFM, *draw: greedy(model, log_mel_BFM, rules, Sampling(*draw)),
+                lambda model, log_mel_BFM, *draw: greedy(model, log_mel_BFM, self.rules, Sampling(*draw)),
                 length,
                 temperature_shape,
                 seeds_shape,
             )
         heat = jax.device_put(np.float32(temperature), self._everywhere)
         return self._sampled[length](self.state, self._put(log_mel_BFM), heat, self._put(seed_B))
-
-    def _rules_of(self, length: int) -> DecodingRules:
-        """The rules in windows of `length` frames, with room for tokens in proportion."""
-        room = self.config.max_target_positions - len(self.rules.prompt)
-        most = math.ceil(room * length / (2 * self.config.max_source_positions))
-        return dataclasses.replace(self.rules, max_new_tokens=min(self.rules.max_new_tokens, most))
 
     def _compiled(
         self, search: Callable[..., Decoded], length: int, *others: jax.ShapeDtypeStruct

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Decoder, Whisper
+from jax_train.thinned import encoded
 
 FIRST_PLACES = 64
 State = TypeVar("State", bound=Any)
@@ -32,11 +33,18 @@ class Memory(NamedTuple):
 
     keys_BHKC: Float[Array, "B H K C"]
     values_BHCK: Float[Array, "B H C K"]
+    log_count_C: Float[Array, "C"] | None = None
+    """Added to each position's score, where one stands for many (`thinned`)."""
 
     @classmethod
-    def of(cls, keys_BCHK: Float[Array, "B C H K"], values_BCHK: Float[Array, "B C H K"]) -> "Memory":
+    def of(
+        cls,
+        keys_BCHK: Float[Array, "B C H K"],
+        values_BCHK: Float[Array, "B C H K"],
+        log_count_C: Float[Array, "C"] | None = None,
+    ) -> "Memory":
         """The memory of keys and values as the model gives them."""
-        return cls(keys_BCHK.transpose(0, 2, 3, 1), values_BCHK.transpose(0, 2, 1, 3))
+        return cls(keys_BCHK.transpose(0, 2, 3, 1), values_BCHK.transpose(0, 2, 1, 3), log_count_C)
 
     @classmethod
     def empty(cls, rows: int, heads: int, head_size: int, positions: int, dtype: DTypeLike) -> "Memory":
@@ -75,6 +83,8 @@ class Memory(NamedTuple):
         queries_BLHK = queries_RLHK.reshape(rows, -1, *shape[2:])
         scale = jnp.asarray(shape[-1] ** -0.5, queries_BLHK.dtype)
         scores_BHLC = jnp.einsum("blhk,bhkc->bhlc", queries_BLHK * scale, self.keys_BHKC).astype(jnp.float32)
+        if self.log_count_C is not None:
+            scores_BHLC = scores_BHLC + self.log_count_C[None, None, None]
         if visible_LC is not None:
             scores_BHLC = jnp.where(visible_LC[None, None], scores_BHLC, -jnp.inf)
         weights_BHLC = jax.nn.softmax(scores_BHLC, axis=-1).astype(queries_BLHK.dtype)
@@ -92,13 +102,13 @@ def advance(
     visible_LC = jnp.arange(cache[0].keys_BHKC.shape[3])[None, :] <= positions_L[:, None]
     x_RLD = decoder.embed(tokens_RL, first)
     filled = []
-    for layer, own, encoded in zip(decoder.layers, cache, cross, strict=True):
+    for layer, own, heard in zip(decoder.layers, cache, cross, strict=True):
         normed_RLD = layer.self_attn_layer_norm(x_RLD)
         filled.append(own.written(Memory.of(*layer.self_attn.keys_values(normed_RLD)), first))
         heads_RLHK = filled[-1].looked_up(layer.self_attn.queries(normed_RLD), visible_LC)
         x_RLD = x_RLD + layer.self_attn.output(heads_RLHK)
         queries_RLHK = layer.encoder_attn.queries(layer.encoder_attn_layer_norm(x_RLD))
-        x_RLD = x_RLD + layer.encoder_attn.output(encoded.looked_up(queries_RLHK))
+        x_RLD = x_RLD + layer.encoder_attn.output(heard.looked_up(queries_RLHK))
         x_RLD = layer.feed_forward(x_RLD)
     x_RLD = decoder.layer_norm(x_RLD)
     return decoder.logits(x_RLD[:, -1:])[:, 0], x_RLD, filled
@@ -120,8 +130,9 @@ class Start(NamedTuple):
 def prompted(model: Whisper, log_mel_BFM: Float[Array, "B F M"], rules: DecodingRules) -> Start:
     """The windows encoded and the prompt read."""
     decoder, rows = model.decoder, log_mel_BFM.shape[0]
-    hidden_BSD = model.encoder(log_mel_BFM)
-    cross = [Memory.of(*layer.encoder_attn.keys_values(hidden_BSD)) for layer in decoder.layers]
+    hidden_BSD, log_count_S = encoded(model.encoder, log_mel_BFM)
+    heard = [layer.encoder_attn.keys_values(hidden_BSD) for layer in decoder.layers]
+    cross = [Memory.of(keys_BSHK, values_BSHK, log_count_S) for keys_BSHK, values_BSHK in heard]
     heads, head_size = cross[0].keys_BHKC.shape[1:3]
     empty = Memory.empty(rows, heads, head_size, len(rules.prompt), hidden_BSD.dtype)
     prompt_BP = jnp.broadcast_to(jnp.asarray(rules.prompt, jnp.int32)[None], (rows, len(rules.prompt)))

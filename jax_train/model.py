@@ -82,7 +82,10 @@ class EncoderLayer(nnx.Module):
     def __call__(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
         """The stream after this layer."""
         normed_BSD = self.self_attn_layer_norm(x_BSD)
-        x_BSD = x_BSD + self.self_attn(normed_BSD, normed_BSD, dropout=dropout)
+        return self.feed_forward(x_BSD + self.self_attn(normed_BSD, normed_BSD, dropout=dropout), dropout)
+
+    def feed_forward(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
+        """The layer's second half."""
         return _within_float16(_feed_forward(self, x_BSD, dropout))
 
 
@@ -132,12 +135,16 @@ class Encoder(nnx.Module):
 
     def __call__(self, log_mel_BFM: Float[Array, "B F M"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
         """Hidden states of log-mel windows; F is at most 3000, S is F / 2."""
-        x_BSD = _gelu(self.conv2(_gelu(self.conv1(log_mel_BFM))))
+        x_BSD = self.convolved(log_mel_BFM)
         positions_SD = self.embed_positions.embedding[...]
         x_BSD = _hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout)
         for layer in self.layers:
             x_BSD = _run(self.remat, lambda x_BSD, layer=layer: layer(x_BSD, dropout), x_BSD)
         return self.layer_norm(x_BSD)
+
+    def convolved(self, log_mel_BFM: Float[Array, "B F M"]) -> Float[Array, "B S D"]:
+        """What the layers start from, before positions are added."""
+        return _gelu(self.conv2(_gelu(self.conv1(log_mel_BFM))))
 
 
 class Decoder(nnx.Module):

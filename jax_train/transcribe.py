@@ -1,9 +1,9 @@
 """The clips of a split to text, by length and one batch ahead of the device.
 
-Decision: clips are decoded by increasing length, so that a batch's rows end together and short windows waste little;
-results stand in the order asked for. While the device works on a batch the host reads the next: a decoder's call
-returns before its work is done. Transcripts that are not believed (`fallback`) are decoded again together, after all
-others, so that those batches are full as well.
+Decision: clips are decoded by increasing length, so that a batch's rows end together and thinned windows hold little
+silence in full; results stand in the order asked for. While the device works on a batch the host reads the next: a
+decoder's call returns before its work is done. Transcripts that are not believed (`fallback`) are decoded again
+together, after all others, so that those batches are full as well.
 """
 
 import zlib
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -21,7 +20,6 @@ from jax_train.decode import BatchDecoder, text_of
 from jax_train.fallback import Fallback
 from jax_train.greedy import Decoded
 
-SHORT_WINDOWS = (300, 400, 500, 600, 800, 1000, 1200, 1500, 2000, 2500, 3000)  # frames: 3 to 30 s
 AS_THEY_ARE = Fallback()
 
 
@@ -38,12 +36,6 @@ class Transcript(NamedTuple):
     """Probability that nobody speaks."""
     temperature: float
     """At which the tokens were drawn; 0: the likeliest."""
-
-
-def short_windows(frames: Int[np.ndarray, "clips"], batch_size: int) -> tuple[int, ...]:
-    """The lengths of `SHORT_WINDOWS` that batches of clips of so many frames, sorted, take."""
-    longest = [*np.sort(frames)[batch_size - 1 :: batch_size].tolist(), int(frames.max())]
-    return tuple(sorted({next(size for size in SHORT_WINDOWS if size >= most) for most in longest}))
 
 
 def transcribe(

@@ -27,7 +27,8 @@ from jax_train.evaluate import EvaluateConfig, evaluate, main, table
 from jax_train.fallback import Fallback
 from jax_train.model import Whisper, functional
 from jax_train.step import TrainState
-from jax_train.transcribe import SHORT_WINDOWS, transcribe
+from jax_train.thinned import LENGTHS, MARGIN
+from jax_train.transcribe import transcribe
 from jax_train.weights import load_model, to_torch_tensors
 from tests.recorded_generate import Recorder, generated
 
@@ -166,18 +167,18 @@ def test_fallback_on_real_clips_gives_hugging_faces_texts(base_model_dir, shards
     assert "" in wanted
 
 
-def test_short_windows_are_as_long_as_their_clips_and_said_to_be_another_score(small_model, shards, tmp_path):
+def test_thinned_windows_are_as_long_as_their_clips_and_said_to_be_another_score(small_model, shards, tmp_path):
     config = EvaluateConfig(
-        shards=shards, model=str(small_model[0]), out=tmp_path, batch_size=2, max_new_tokens=5, windows="short"
+        shards=shards, model=str(small_model[0]), out=tmp_path, batch_size=2, max_new_tokens=5, windows="thinned"
     )
     result = evaluate(config, jax.devices()[:ONE_DEVICE])
     index = Shards.open(shards, "test").index
     frames = np.sort(index["frames"][index["copy"] == 0])
     longest = {int(frames[1]), int(frames[3]), int(frames[4])}  # of batches of two clips
-    wanted = {next(size for size in SHORT_WINDOWS if size >= most) / 100 for most in longest}
+    wanted = {next(size for size in LENGTHS if size >= most + MARGIN) / 100 for most in longest}
     assert result["encoder_window_seconds"] == sorted(wanted)
     assert result["settings"]["windows"] == json.loads((tmp_path / "scores.json").read_text())["settings"]["windows"]
-    assert "not the score of 30 s windows" in table(result)
+    assert "not the score of whole windows" in table(result)
 
 
 def test_every_temperature_is_tried_in_turn_and_the_unsure_that_nobody_speaks_in_are_dropped(small_model, shards):

@@ -93,24 +93,7 @@ def test_tokens_and_their_probabilities_are_hugging_faces(made, num_beams, times
 def greedy_decoder(made):
     folder, _, _ = made
     rules = DecodingRules.from_folder(folder, "it", N_NEW)
-    return BatchDecoder(load_model(folder), rules, ROWS, jax.devices()[:1], frames=(40, 20))
-
-
-def test_a_short_window_is_decoded_as_by_a_model_of_that_length(made, greedy_decoder):
-    """Hugging Face's model with the first half of the encoder's positions, which takes windows of that length alone;
-    half a window has room for half of the tokens.
-    """
-    _, model, windows_BFM = made
-    state = model.state_dict()
-    state["model.encoder.embed_positions.weight"] = state["model.encoder.embed_positions.weight"][:10]
-    short = Recorder(TorchConfig.from_dict(model.config.to_dict() | {"max_source_positions": 10})).eval()
-    short.load_state_dict(state)
-    short.generation_config = model.generation_config
-    found, wanted = greedy_decoder(windows_BFM[:, :20]), _judged(short, windows_BFM[:, :20], max_new_tokens=N_NEW // 2)
-    assert [_to_end(row) for row in np.asarray(found.tokens_BN)] == [row.tokens for row in wanted]
-    whole = np.asarray(greedy_decoder(windows_BFM).tokens_BN)[:, : N_NEW // 2]
-    assert (np.asarray(found.tokens_BN) != whole).any(1).sum() > ROWS // 2
-    assert [greedy_decoder.window(frames) for frames in (1, 20, 21, 40, 99)] == [20, 20, 40, 40, 40]
+    return BatchDecoder(load_model(folder), rules, ROWS, jax.devices()[:1])
 
 
 def test_the_same_rows_are_decoded_again_or_dropped_as_by_hugging_face(made, greedy_decoder):
