@@ -29,6 +29,10 @@ LINE = 3  # the descriptor of the line to the parent, after standard input, outp
 # Formats whose header states the length. Others' is FFmpeg's guess by the bit rate of the first frames, which errs.
 STATES_LENGTH = ("wav", "flac", "ogg", "avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
 
+# Seconds times channels of one frame: an honest one has less than a hundred, a rate of a few Hz has hours, all of it to
+# be resampled at once.
+MAX_FRAME_SECONDS = 1000
+
 
 class FaultError(Exception):
     """Why there are no samples: a kind that `serving.media` has a class for, and what it was."""
@@ -117,8 +121,8 @@ def sound(container: av.container.InputContainer, rate: int, seconds: float) -> 
         raise FaultError("too_long", "")
     resampler, layout = None, None
     for frame in container.decode(container.streams.audio[0]):
-        if frame.samples > seconds * frame.sample_rate:  # one frame of a rate of a few Hz is hours of samples
-            raise FaultError("too_long", "")
+        if frame.samples * frame.layout.nb_channels > MAX_FRAME_SECONDS * frame.sample_rate:
+            raise FaultError("too_costly", "more memory")
         frame.pts = None  # sound is laid end to end, whatever the clock of a container says
         now = (frame.format.name, frame.layout.name, frame.sample_rate)
         if resampler is None or now != layout:  # a stream may change from stereo to mono, or its rate
