@@ -48,7 +48,7 @@ def confine(line: int, memory: int, cpu_seconds: int, file_size: int) -> None:
     os.dup2(line, LINE)
     with open(os.devnull, "r+b") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 2)  # FFmpeg and Python quote what they read: none of it belongs in a log
-    os.closerange(LINE + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.closerange(LINE + 1, 256)
     for what, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, cpu_seconds),
@@ -56,7 +56,9 @@ def confine(line: int, memory: int, cpu_seconds: int, file_size: int) -> None:
         (resource.RLIMIT_DATA, memory),
         (resource.RLIMIT_NOFILE, LINE + 1),
     ):
-        resource.setrlimit(what, (limit, limit))
+        already = resource.getrlimit(what)[1]
+        lower = limit if already == resource.RLIM_INFINITY else min(limit, already)
+        resource.setrlimit(what, (lower, lower))
 
 
 def end_with_parent() -> None:

@@ -18,10 +18,13 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import yt_dlp.globals
 from yt_dlp import YoutubeDL
 from yt_dlp.cookies import YoutubeDLCookieJar
 from yt_dlp.networking import Request, RequestDirector, RequestHandler, Response
 from yt_dlp.networking.exceptions import HTTPError, RequestError, SSLError, TransportError
+
+yt_dlp.globals.plugin_dirs.value = []  # code of others, which would not ask what may be reached: none is loaded
 
 NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # how IPv6-only networks write an IPv4 address
@@ -114,7 +117,7 @@ class ReachRH(RequestHandler):
     """yt-dlp's way to the network, along `reach`; asks `stopped` before every request."""
 
     _SUPPORTED_URL_SCHEMES = ("https",)
-    _SUPPORTED_PROXY_SCHEMES = None
+    _SUPPORTED_PROXY_SCHEMES = _SUPPORTED_FEATURES = None  # a proxy of the environment is not used
 
     def __init__(self, *, reach: Reach, stopped: Callable[[], bool], **kwargs: object) -> None:
         super().__init__(**kwargs)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yt_dlp.globals
 from yt_dlp.extractor.youtube import YoutubeIE
 from yt_dlp.networking.exceptions import RequestError
 from yt_dlp.utils import GeoRestrictedError, YoutubeDLError
@@ -26,8 +25,6 @@ from serving import links
 from serving.errors import StoppedError
 from serving.media import LIMITS, Limits, TooLargeError, never
 from serving.reach import YOUTUBE, Reach, ReachingYoutubeDL
-
-yt_dlp.globals.plugin_dirs.value = []  # none are loaded
 
 TIMEOUT = 20  # seconds without a byte
 LARGEST_THUMBNAIL = 1_000_000  # bytes; they have about 20,000

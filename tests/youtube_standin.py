@@ -4,11 +4,13 @@ import datetime
 import http.server
 import json
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -42,6 +44,11 @@ def certificate(folder: Path) -> Path:
     return path
 
 
+WATCHED = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.exec", "os.posix_spawn")
+EVENTS: list[tuple[str, Any]] = []
+sys.addaudithook(lambda event, given: EVENTS.append((event, given)) if event in WATCHED else None)
+
+
 @dataclass
 class StandIn:
     """What was asked, and what is answered."""
@@ -64,6 +71,21 @@ class StandIn:
             port=self.port,
             context=context,
         )
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Without a past; at the end, nothing else was connected to, no name asked for, and no program run."""
+        self.asked.clear()
+        self.answers.clear()
+        EVENTS.clear()
+        yield
+        happened = list(EVENTS)
+        connected = {given[1] for event, given in happened if event == "socket.connect"}
+        assert connected <= {("127.0.0.1", self.port)}
+        assert {given[0] for event, given in happened if event == "socket.getaddrinfo"} <= {"127.0.0.1"}
+        assert [given for event, given in happened if not event.startswith("socket.")] == []
+        domains = {host.split(":")[0].split(".", 1)[-1] for host, _ in self.asked}
+        assert domains <= {"youtube.com", "googlevideo.com", "ytimg.com"}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
