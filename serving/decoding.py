@@ -163,18 +163,18 @@ def mono(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
         yield frame.to_ndarray().mean(axis=0, dtype=np.float32)
 
 
-def answer(job: dict[str, float | str]) -> dict[str, object]:
-    """What `serving.media` is told: the result, or the kind of fault and what it was."""
+def answer(job: dict[str, float | str]) -> str:
+    """What `serving.media` is told, two lines: done and the result, or the kind of fault and what it was."""
     try:
         if job["want"] == "video":
-            return {"value": int(has_video())}
-        return {"value": write_sound(int(job["rate"]), float(job["seconds"]))}
+            return f"done\n{has_video()}"
+        return f"done\n{write_sound(int(job['rate']), float(job['seconds']))}"
     except FaultError as fault:
-        return {"fault": fault.kind, "says": fault.says}
+        return f"{fault.kind}\n{fault.says}"
     except MemoryError:
-        return {"fault": "too_costly", "says": "more memory"}
+        return "too_costly\nmore memory"
     except av.FFmpegError as error:
-        return {"fault": "not_media", "says": f"does not open ({error.strerror})"}
+        return f"not_media\ndoes not open ({error.strerror})"
 
 
 def main() -> None:
@@ -182,7 +182,7 @@ def main() -> None:
     confine(job["line"], job["memory"], job["cpu_seconds"], job["file_size"])
     threading.Thread(target=end_with_parent, daemon=True).start()
     os.write(LINE, b"ready\n")
-    os.write(LINE, json.dumps(answer(job)).encode())
+    os.write(LINE, answer(job).encode())
     os._exit(0)  # nothing is left to tidy, and the thread above still waits
 
 

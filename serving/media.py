@@ -32,7 +32,7 @@ SAMPLE_RATE = 16_000  # Hz, the rate Whisper was trained on
 MAX_SECONDS = 2 * 3600.0  # a lecture
 MIN_SAMPLES = 160  # one hop of the log-mel, 10 ms
 PROGRAM = Path(__file__).with_name("decoding.py")
-LONGEST_ANSWER = 10_000  # bytes, of a process that a file may have taken over
+LONGEST_ANSWER, LONGEST_REASON = 10_000, 200  # bytes and characters, of a process that a file may have taken over
 # What the decoding process sees of the environment: where Python and its libraries are, never a token.
 PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 ARCHIVES = {
@@ -115,7 +115,8 @@ def decoded(path: Path, limits: Limits = LIMITS, stopped: Callable[[], bool] = n
     Raises an `AudioError` that names the file, or `StoppedError` soon after `stopped()` turned true.
     """
     with tempfile.TemporaryFile(prefix="sussurro-") as sound:
-        samples = _ask("sound", path, limits, stopped, sound)
+        _ask("sound", path, limits, stopped, sound)
+        samples = os.fstat(sound.fileno()).st_size // 4  # as written, not as said
         if samples < MIN_SAMPLES:
             raise NoSoundError(f"{path.name}: the audio track is empty ({samples} samples); record or upload it again")
         yield np.memmap(sound, np.float32, "r", shape=(samples,))
@@ -129,7 +130,7 @@ def load_audio(path: Path, max_seconds: float = MAX_SECONDS) -> NDArray[np.float
 
 def has_video(path: Path, limits: Limits = LIMITS) -> bool:
     """Whether the file holds a moving picture. Raises an `AudioError` where it does not even open."""
-    return bool(_ask("video", path, limits, never))
+    return _ask("video", path, limits, never) == "True"
 
 
 def check_file(path: Path, limits: Limits) -> None:
@@ -151,8 +152,8 @@ def check_file(path: Path, limits: Limits) -> None:
             raise ArchiveError(f"{path.name}: is an archive ({name}); unpack it and give the recording itself")
 
 
-def _ask(want: str, path: Path, limits: Limits, stopped: Callable[[], bool], sound: IO[bytes] | None = None) -> int:
-    """The decoding process's answer about a file, samples written or yes and no; an `AudioError` where it has none."""
+def _ask(want: str, path: Path, limits: Limits, stopped: Callable[[], bool], sound: IO[bytes] | None = None) -> str:
+    """The decoding process's answer about a file; an `AudioError` where it has none."""
     check_file(path, limits)
     ours, theirs = socket.socketpair()
     job = {
@@ -205,21 +206,23 @@ def _heard(line: socket.socket, name: str, limits: Limits, stopped: Callable[[],
     return said
 
 
-def _result(said: bytes, returncode: int, name: str, limits: Limits) -> int:
+def _result(said: bytes, returncode: int, name: str, limits: Limits) -> str:
     """The answer in what was said, or the `AudioError` it stands for."""
     if not said.startswith(b"ready\n"):
         raise RuntimeError(f"{PROGRAM.name} does not start (status {returncode}): its error stands above")
-    if returncode != 0 or not said.endswith(b"}"):
-        if returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-            raise TooCostlyError(
-                f"{name}: takes more than the {limits.cpu_seconds} s or the memory allowed for decoding;"
-                " convert it to mp3 or cut it into parts"
-            )
+    if returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise TooCostlyError(
+            f"{name}: takes more than the {limits.cpu_seconds} s or the memory allowed for decoding;"
+            " convert it to mp3 or cut it into parts"
+        )
+    # Nothing is trusted of what a process says that a file may have taken over.
+    kind, _, says = said.removeprefix(b"ready\n").decode(errors="replace").partition("\n")
+    says = " ".join(says.split())[:LONGEST_REASON]
+    if kind == "done":
+        return says
+    if not kind:
         raise NotMediaError(f"{name}: makes the decoder fail (status {returncode}); convert it to mp3 and try again")
-    answer = json.loads(said.removeprefix(b"ready\n"))
-    if "fault" in answer:
-        raise _error(answer["fault"], answer["says"], name, limits)
-    return int(answer["value"])
+    raise _error(kind, says, name, limits)
 
 
 def _error(fault: str, says: str, name: str, limits: Limits) -> AudioError:

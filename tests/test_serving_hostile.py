@@ -13,9 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from serving import media
 from serving.errors import AudioError
 from serving.media import (
     SAMPLE_RATE,
+    Limits,
+    NoSoundError,
+    NotMediaError,
+    TooCostlyError,
     decoded,
     load_audio,
 )
@@ -209,6 +214,35 @@ def test_the_same_files_are_traps_for_ffmpeg_as_it_comes(
         heard_N = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     assert hears_the_secret(heard_N.astype(np.float32))
     assert bool(asked) == ("url" in target)
+
+
+SAYS = 'import json, os, sys, time; say = lambda text: os.write(json.loads(sys.argv[1])["line"], text.encode()); '
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("say('ready\\n')", NotMediaError),
+        ("say('ready\\ndone')", NoSoundError),
+        ("say('ready\\ndone\\n' + '9' * 9000)", NoSoundError),
+        ("say('ready\\nx' + 'a b\\n\\r' * 1000)", NotMediaError),
+        ("os.write(json.loads(sys.argv[1])['line'], b'ready\\n\\xff\\0\\n')", NotMediaError),
+        ("say('ready\\ndone\\n9'); time.sleep(99)", TooCostlyError),
+        ("say('ready\\n' * 9999); time.sleep(99)", TooCostlyError),
+        ("say('ready\\n'); os.abort()", NotMediaError),
+    ],
+)
+def test_a_decoder_that_was_taken_over_can_only_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, kind: type[AudioError]
+) -> None:
+    (tmp_path / "taken_over.py").write_text(SAYS + program)
+    (tmp_path / "x.wav").write_bytes(b"x")
+    monkeypatch.setattr(media, "PROGRAM", tmp_path / "taken_over.py")
+    limits = Limits(wall_seconds=1.0 if "sleep" in program else 100.0)
+    with pytest.raises(kind) as caught, decoded(tmp_path / "x.wav", limits):
+        pass
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -120,10 +120,10 @@ def of_unknown_length(flac: bytes) -> bytes:
 def a_day_of_silence(path: Path) -> None:
     """FLAC says the same of a silent frame, however long it is."""
     with av.open(path, "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=100, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8_640_000), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 100
-        for part in av.AudioResampler("s16", "mono", 100, frame_size=4608).resample(frame):
+        stream = container.add_stream("flac", rate=50, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4_320_000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 50
+        for part in av.AudioResampler("s16", "mono", 50, frame_size=4608).resample(frame):
             container.mux(stream.encode(part))
         container.mux(stream.encode())
     path.write_bytes(of_unknown_length(path.read_bytes()))
@@ -283,10 +283,10 @@ def test_the_process_sees_no_token_of_the_server(tmp_path: Path, monkeypatch: py
 def test_a_full_disk_is_not_the_files_fault(tmp_path: Path) -> None:
     job = {"want": "sound", "rate": SAMPLE_RATE, "seconds": 60.0}
     program = "import json, sys; sys.path.insert(0, sys.argv[1]); import decoding; " + (
-        f"answer = decoding.answer({job!r}); sys.stderr.write(json.dumps(answer))"
+        f"answer = decoding.answer({job!r}); sys.stderr.write(answer)"
     )
     with silence(tmp_path / "x.wav", 1).open("rb") as file, Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", program, PROGRAM.parent], stdin=file, stdout=full, stderr=subprocess.PIPE, check=True
         )
-    assert json.loads(done.stderr)["fault"] == "no_room"
+    assert done.stderr.startswith(b"no_room\n")
