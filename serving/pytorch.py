@@ -4,7 +4,8 @@ Decisions, each measured by `benchmarks/serve.py`:
 
 - Of the silence that fills a window up to 30 s every `STRIDE`-th encoder position is kept, with its own positional
   embedding, and counts `STRIDE` times in every attention: log STRIDE is added to its score. The model still sees a
-  window that is silent to its end (cut short, it goes on to invent words), at a third of the work for a clip of 5 s.
+  window that is silent to its end (cut short, it goes on to invent words), at a quarter of the work for a clip of 4 s,
+  and with the same words: WER 14.7 for 14.6 on the 83 clips of sample/it's test, base (every 16th: 16.5).
 - The decoder is a plain loop over a key/value cache, greedy, on as many windows at once as there are: `generate` spends
   a third of a CPU's time around the model. Once half of its rows have ended a batch goes on without them.
 - Someone who cancels is heard between two layers of the encoder and between two tokens.
@@ -45,9 +46,8 @@ class PyTorchWhisper:
         model = load_model(folder, self.dtype, needs=(TOKENIZER, GENERATION)).to(self.device)
         self.config, self.encoder, self.decoder = model.config, model.model.encoder, model.model.decoder
         self.vocabulary = vocabulary
-        eight_bits = has_eight_bits(self.device)
-        self.layers = [DecoderLayer(layer, eight_bits) for layer in self.decoder.layers]
-        self.scores = product(self.decoder.embed_tokens.weight, None, eight_bits)
+        self.layers = [DecoderLayer(layer) for layer in self.decoder.layers]
+        self.scores = product(self.decoder.embed_tokens.weight, eight_bits=has_eight_bits(self.device))
         self.mel_bins: int = self.config.num_mel_bins
         bytes_a_window = 2 * len(self.layers) * POSITIONS * self.config.d_model * self.dtype.itemsize
         self.batch_size = int(max(1, min(8, CACHE_BYTES // bytes_a_window)))
