@@ -185,8 +185,10 @@ def main() -> None:
         return
     model = str(model_folder(config.model) if config.model else fetch_base(Path(".cache/models")))
     with tempfile.TemporaryDirectory() as folder:
+        from serving.model import quiet_transformers
         from serving.to_ctranslate2 import convert
 
+        quiet_transformers()
         convert(Path(model), Path(folder) / "int8", "int8")
         table = {arm: figures(turns) for arm, turns in in_turns(config, model, str(Path(folder) / "int8")).items()}
     print(f"{Path(model).name}, {config.threads} threads")

@@ -124,12 +124,14 @@ class PyTorchWhisper:
     def times(self, heard: Heard, row: int, prompt: list[int], tokens: list[int]) -> list[float]:
         """Seconds in the window at which each of `tokens` begins, and at which the last ends."""
         heard = heard.rows(torch.tensor([row], device=self.device))
-        given = torch.tensor([[*prompt, *tokens, self.vocabulary.end]], device=self.device)
+        room = self.config.max_target_positions  # the last tokens of a full transcript have the time of its end
+        given = torch.tensor([[*prompt, *tokens, self.vocabulary.end][:room]], device=self.device)
         cache = self._cache(1)
         cache.watched = self.vocabulary.alignment_heads
         self._logits(given, cache, heard)
         weights_HLS = torch.stack([weight_LS.float() for weight_LS in cache.seen])
-        return token_times(weights_HLS[:, len(prompt) - 1 : -1, : heard.sounding[0]].cpu().numpy())
+        times = token_times(weights_HLS[:, len(prompt) - 1 : -1, : heard.sounding[0]].cpu().numpy())
+        return times + times[-1:] * (len(tokens) + 1 - len(times))
 
     def _logits(self, tokens_BL: Tensor, cache: Cache, heard: Heard) -> Tensor:
         """Scores (B, V) of what follows the tokens; they join the cache."""

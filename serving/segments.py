@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 
 from serving.transcript import Word
-from serving.vocabulary import UNSPACED, Vocabulary
+from serving.vocabulary import Vocabulary
 
 SPARSE = 1.5  # tokens a second of speech; people say three to seven
 
@@ -55,15 +55,18 @@ def compression(text: str) -> float:
     return len(text.encode()) / len(zlib.compress(text.encode()))
 
 
-def words(tokens: list[int], times: list[float], vocabulary: Vocabulary, language: str) -> tuple[Word, ...]:
-    """The words of a segment; `times` has each token's beginning and the last one's end."""
+def words(tokens: list[int], times: list[float], vocabulary: Vocabulary, spaced: bool) -> tuple[Word, ...]:
+    """The words of a segment; `times` has each token's beginning and the last one's end.
+
+    A word begins with a space; where the language has none (`spaced`), it is what the tokenizer takes for one.
+    """
     found: list[tuple[int, int, str]] = []
     first = 0
     for index in range(len(tokens)):
         text = vocabulary.tokenizer.decode(tokens[first : index + 1])
         if text.endswith("\ufffd"):  # a character that the next token completes
             continue
-        starts = not found or text.startswith(" ") or language in UNSPACED
+        starts = not found or text.startswith(" ") or not spaced
         if not starts or (found and _is_mark(text.strip())) or (found and _opens(found[-1][2].strip())):
             begin, _, before = found.pop()
             found.append((begin, index + 1, before + text))

@@ -57,6 +57,10 @@ class Options:
     words: bool = False
     """Also the time of each word."""
 
+    def between(self, language: str) -> str:
+        """What stands between the segments of a text in that language, or of its translation."""
+        return "" if self.task == "transcribe" and language in UNSPACED else " "
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -116,8 +120,7 @@ class Transcriber:
         for progress in self.stream(audio_N, options):
             segments.extend(progress.segments)
             language = progress.language
-        between = "" if language in UNSPACED else " "
-        text = between.join(segment.text for segment in segments)
+        text = options.between(language).join(segment.text for segment in segments)
         return Transcript(text, tuple(segments), audio_N.size / SAMPLE_RATE, language)
 
     def stream(
@@ -138,7 +141,9 @@ class Transcriber:
         probability_C = self.voice_activity(audio_N, stopped)
         speech = _Speech(self, audio_N, probability_C, options, stopped)
         ahead = list(windows(audio_N, probability_C))
-        if ahead and audio_N.size <= WINDOW:
+        if not ahead:
+            yield Progress((), seconds, seconds, language)
+        elif audio_N.size <= WINDOW:
             ahead, speech.timestamps = [Window(((0, audio_N.size),))], False
         batch_size = 1  # the first text soon, later windows by the batch
         while ahead:
@@ -148,8 +153,6 @@ class Transcriber:
             found = speech.segments(batch, heard, language)
             yield Progress(tuple(found), batch[-1].end / SAMPLE_RATE if ahead else seconds, seconds, language)
             batch_size = min(2 * batch_size, self.engine.batch_size)
-        if not language or probability_C.max() < SPEECH:
-            yield Progress((), seconds, seconds, language)
 
 
 @dataclass
@@ -198,16 +201,17 @@ class _Speech:
 
     def _segments(self, window: Window, heard: Any, row: int, tokens: list[int], language: str) -> Iterator[Segment]:
         vocabulary, times = self.transcriber.vocabulary, []
+        spaced = bool(self.options.between(language))
         parts = split(tokens, vocabulary, window.samples / SAMPLE_RATE)
         if self.options.words and parts:
             prompt = vocabulary.prompt(language, self.options.task, timestamps=False)
             times = self.transcriber.engine.times(heard, row, prompt, [token for *_, said in parts for token in said])
         first = 0
         for start, end, said in parts:
-            text = vocabulary.text(said).strip()
-            spoken = words(said, times[first : first + len(said) + 1], vocabulary, language) if times else ()
+            text, own_times = vocabulary.text(said).strip(), times[first : first + len(said) + 1]
             first += len(said)
             if text:
+                spoken = words(said, own_times, vocabulary, spaced) if own_times else ()
                 yield window.segment(Segment(start, end, text, spoken))
 
     def _unheard(self, window: Window, tokens: list[int]) -> tuple[list[int], Window | None]:

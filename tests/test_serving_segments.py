@@ -102,16 +102,16 @@ def test_words_keep_their_punctuation_and_letters_of_several_tokens(vocabulary) 
     text = " L'università «è» bella, no?"
     said = tokens(vocabulary, text)
     times = [0.1 * index for index in range(len(said) + 1)]
-    got = words(said, times, vocabulary, "it")
+    got = words(said, times, vocabulary, spaced=True)
     assert " ".join(word.text for word in got) == text.strip()
     assert [word.text for word in got] == ["L'università", "«è»", "bella,", "no?"]
     assert got[0].start == 0.0
     assert got[-1].end == times[-1]
     assert all(a.end == b.start for a, b in itertools.pairwise(got))
-    spoken = words(tokens(vocabulary, "你好世界"), [0.1 * i for i in range(20)], vocabulary, "zh")
+    spoken = words(tokens(vocabulary, "你好世界"), [0.1 * i for i in range(20)], vocabulary, spaced=False)
     assert "".join(word.text for word in spoken) == "你好世界"
     assert len(spoken) > 1
-    assert words([], [0.0], vocabulary, "it") == ()
+    assert words([], [0.0], vocabulary, spaced=True) == ()
     assert isinstance(spoken[0], Word)
 
 
