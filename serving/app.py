@@ -71,12 +71,12 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
             words["credits"],
         )
 
-    def transcribe(path: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def transcribe(path: str | None, request: gr.Request) -> str:
         words = in_language_of(request.headers.get("accept-language", ""))
         if path is None:
             raise _notice(words["nothing"])
         try:
-            return transcriber.transcribe(path, lambda share: progress(share, desc=words["working"])).text
+            return transcriber.transcribe(path).text
         except AudioError as error:
             raise _notice(explain(error, words)) from error
 

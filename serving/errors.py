@@ -16,8 +16,8 @@ class AudioError(UserError):
     """A recording that cannot be transcribed; each kind has a class, which the page puts into words."""
 
 
-class StoppedError(UserError):
-    """The work was given up because somebody asked for that."""
+class StoppedError(Exception):
+    """The caller asked to stop, and the work has stopped; no fault of anyone's."""
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:

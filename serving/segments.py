@@ -1,0 +1,86 @@
+"""A window's tokens as segments, and as words.
+
+Times are seconds from the window's start.
+"""
+
+import unicodedata
+import zlib
+from collections.abc import Callable
+
+from serving.transcript import Word
+from serving.vocabulary import Vocabulary
+
+SPARSE = 1.5  # tokens a second of speech; people say three to seven
+
+
+def split(tokens: list[int], vocabulary: Vocabulary, seconds: float) -> list[tuple[float, float, list[int]]]:
+    """Start, end and words' tokens of each segment; one that the model did not close ends with the window."""
+    found, start, words = [], 0.0, []  # type: tuple[list[tuple[float, float, list[int]]], float, list[int]]
+    for token in tokens:
+        time = vocabulary.seconds(token)
+        if time is None:
+            words.append(token)
+            continue
+        if words:
+            found.append((start, min(time, seconds), words))
+            words = []
+        start = min(time, seconds)
+    if words:
+        found.append((start, seconds, words))
+    return found
+
+
+def finished(tokens: list[int], vocabulary: Vocabulary, speech: Callable[[float, float], float]) -> tuple[int, float]:
+    """How many of the tokens are segments that the model closed and that have words for their speech; where they end.
+
+    `speech` says how many seconds of speech there are from one time to another: Whisper may close a segment at the end
+    of the window and leave out the last sentences.
+    """
+    count, until, start, said = 0, 0.0, 0.0, 0
+    for index, token in enumerate(tokens):
+        time = vocabulary.seconds(token)
+        if time is None:
+            said += 1
+            continue
+        if said:
+            if said + 4 < SPARSE * speech(start, time):  # four more, for "Sì." said slowly
+                break
+            count, until, said = index + 1, time, 0
+        start = time
+    return count, until
+
+
+def compression(text: str) -> float:
+    """How much shorter zlib writes the text: high where it repeats itself."""
+    return len(text.encode()) / len(zlib.compress(text.encode()))
+
+
+def words(tokens: list[int], times: list[float], vocabulary: Vocabulary, spaced: bool) -> tuple[Word, ...]:
+    """The words of a segment; `times` has each token's beginning and the last one's end.
+
+    A word begins with a space; where the language has none (`spaced`), it is what the tokenizer takes for one.
+    """
+    found: list[tuple[int, int, str]] = []
+    first = 0
+    for index in range(len(tokens)):
+        text = vocabulary.tokenizer.decode(tokens[first : index + 1])
+        if text.endswith("\ufffd"):  # a character that the next token completes
+            continue
+        starts = not found or text.startswith(" ") or not spaced
+        if not starts or (found and _is_mark(text.strip())) or (found and _opens(found[-1][2].strip())):
+            begin, _, before = found.pop()
+            found.append((begin, index + 1, before + text))
+        else:
+            found.append((first, index + 1, text))
+        first = index + 1
+    return tuple(Word(times[a], max(times[a], times[b]), text.strip()) for a, b, text in found if text.strip())
+
+
+def _is_mark(text: str) -> bool:
+    """Punctuation that belongs to the word before it."""
+    return all(unicodedata.category(c)[0] == "P" and unicodedata.category(c) not in ("Ps", "Pi") for c in text)
+
+
+def _opens(text: str) -> bool:
+    """Punctuation alone that belongs to the word after it."""
+    return bool(text) and all(unicodedata.category(c) in ("Ps", "Pi") for c in text)
