@@ -8,6 +8,7 @@ N samples.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,3 +95,13 @@ def _samples(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
     """The mean of the channels: FFmpeg's own mix adds them up, and a loud stereo voice would pass full scale."""
     for frame in frames:
         yield frame.to_ndarray().mean(axis=0, dtype=np.float32)
+
+
+@contextmanager
+def decoded(path: Path) -> Iterator[NDArray[np.float32]]:
+    yield load_audio(path)
+
+
+def has_video(path: Path) -> bool:
+    with av.open(str(path)) as container:
+        return bool(container.streams.video)
