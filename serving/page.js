@@ -85,8 +85,8 @@ const OURS = "#timeline, #text, #card, #player, #title";
 const ATTRIBUTES = ["aria-label", "title", "placeholder"];
 const table = words[language] ?? {};
 function translated(text) {
-  const place = text.match(/^In queue: (\d+) of (\d+)/);
-  if (place) return queued[language].replace("{place}", place[1]).replace("{all}", place[2]);
+  const place = text.match(/^\s*queue: (\d+)\/(\d+)/);
+  if (place) return `${queued[language].replace("{place}", place[1]).replace("{all}", place[2])} · `;
   return table[text.trim()];
 }
 function translate(node) {
@@ -104,6 +104,30 @@ function translate(node) {
   node.childNodes.forEach(translate);
 }
 
+// What the file pickers offer: the endings are those for which some systems know no type. Whatever is chosen all the
+// same, or dropped, is taken: the server says in plain words if it is no recording.
+const PICKED = {
+  audio: "audio/*,.aac,.aiff,.amr,.caf,.flac,.m4a,.mka,.oga,.ogg,.opus,.wma,.webm,.mp4,.3gp",
+  video: "video/*,.3gp,.avi,.flv,.m2ts,.mkv,.mov,.mts,.ogv,.ts,.webm,.wmv",
+};
+function offer() {
+  for (const [id, accept] of Object.entries(PICKED)) {
+    const input = document.querySelector(`#${id} input[type=file]`);
+    if (input && input.accept !== accept) input.accept = accept;
+  }
+}
+
+// On a phone the result lies below the options: a run that begins comes into view.
+let wasRunning = false;
+function follow() {
+  const isRunning = document.querySelector("#status .bar") !== null;
+  const status = document.querySelector("#status")?.getBoundingClientRect();
+  if (isRunning && !wasRunning && (status.top < 0 || status.bottom > innerHeight)) {
+    document.querySelector("#status").scrollIntoView({block: "start"});
+  }
+  wasRunning = isRunning;
+}
+
 new MutationObserver((changes) => {
   let isTimeline = false;
   for (const change of changes) {
@@ -116,5 +140,7 @@ new MutationObserver((changes) => {
     }
   }
   if (isTimeline) { settle(); subtitle(); }
+  follow();
+  offer();
 }).observe(document.body, {childList: true, subtree: true, characterData: true, attributeFilter: ATTRIBUTES});
 translate(document.body);

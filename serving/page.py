@@ -13,7 +13,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
 from serving import timeline, youtube
@@ -32,10 +31,6 @@ DELETE_EVERY, DELETE_AFTER = (
     60 * 60,
 )  # seconds: uploads older than an hour are deleted, others when the page stops
 
-# For the browser's picker: the endings are those for which some systems know no type.
-AUDIO_FILES = ["audio", ".aac", ".aiff", ".amr", ".caf", ".mka", ".oga", ".opus", ".wma", ".webm", ".mp4", ".3gp"]
-VIDEO_FILES = ["video", ".3gp", ".avi", ".flv", ".m2ts", ".mkv", ".mts", ".ogv", ".ts", ".wmv"]
-
 SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
 SCRIPT = SCRIPT.replace("{/*GRADIO*/}", json.dumps(GRADIO)).replace("{/*QUEUED*/}", json.dumps(QUEUED))
 # Languages by their names in the visitor's own: Whisper knows a hundred, and so does every browser.
@@ -43,15 +38,6 @@ LANGUAGE_NAMES = """() => {
   const names = new Intl.DisplayNames([navigator.language], {type: "language"});
   return [Object.fromEntries(CODES.map((code) => [code, names.of(code)]))];
 }"""
-
-
-class Upload(gr.File):
-    """A file picker that gives the upload's path. Gradio's own leaves an empty temporary file behind each time."""
-
-    is_template = True  # drawn as gr.File
-
-    def preprocess(self, payload: FileData | None) -> str | None:  # type: ignore[override]
-        return payload.path if payload else None
 
 
 def build_page(transcriber: Transcriber, videos: Videos = youtube) -> gr.Blocks:
@@ -65,7 +51,7 @@ def build_page(transcriber: Transcriber, videos: Videos = youtube) -> gr.Blocks:
         title=f"Sussurro · {transcriber.name}", analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
     ) as page:
         wire(Layout(page, visits), visits)
-        add_endpoints(visits, Upload(visible=False))
+        add_endpoints(visits, gr.File(visible=False))
         page.unload(leave)
     page.queue(max_size=QUEUE_SIZE)
     return page
@@ -112,11 +98,11 @@ class Layout:
                 self._says(self.voice, lambda words: gr.update(label=words["recording"]))
                 self.voice_button = self._button("transcribe", variant="primary", size="lg")
             with self._way("audio"):
-                self.audio = Upload(file_types=AUDIO_FILES, height=180, elem_id="audio")
+                self.audio = gr.File(height=180, elem_id="audio")
                 self._says(self.audio, lambda words: gr.update(label=words["audio_file"]))
                 self.audio_button = self._button("transcribe", variant="primary", size="lg")
             with self._way("video"):
-                self.video = Upload(file_types=VIDEO_FILES, height=180, elem_id="video")
+                self.video = gr.File(height=180, elem_id="video")
                 self._says(self.video, lambda words: gr.update(label=words["video_file"]))
                 self.video_button = self._button("transcribe", variant="primary", size="lg")
             with self._way("youtube"):

@@ -27,8 +27,8 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """27 s, or 1:05 from a minute on."""
-    return f"{seconds:.0f} s" if seconds < 59.5 else clock(seconds)
+    """0.8 s, 27 s, or 1:05 from a minute on."""
+    return f"{seconds:.2g} s" if seconds < 59.5 else clock(seconds)
 
 
 def row(segment: Segment, language: str) -> str:

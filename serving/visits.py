@@ -5,6 +5,7 @@ engine takes a step at a time under a lock: a run that Gradio has dropped may st
 next visitor's begins. A visitor's Cancel, or closed tab, sets that visitor's event, which the engine looks at.
 """
 
+import math
 import shutil
 import tempfile
 import threading
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 from serving import timeline
-from serving.errors import AudioError
+from serving.errors import AudioError, StoppedError
 from serving.media import decoded
 from serving.subtitles import write
-from serving.transcribe import Options, Progress, StoppedError, Transcriber
+from serving.transcribe import Options, Progress, Transcriber
 from serving.transcript import Transcript
 from serving.words import explain
 from serving.youtube import Video
@@ -129,10 +130,17 @@ class Visits:
         except AudioError as error:
             yield View(timeline.note(explain(error, words), "error"), running=False)
 
+    def _sweep(self) -> None:
+        """Gradio leaves an empty file behind for each upload (`gr.File`, its `NamedTemporaryFile`)."""
+        for left in self.folder.glob("tmp*"):
+            if left.is_file() and left.stat().st_size == 0:
+                left.unlink(missing_ok=True)
+
     def _steps(self, path: Path, options: Options, stop: threading.Event) -> Iterator[Progress]:
+        self._sweep()
         if stop.is_set():
             raise StoppedError(f"{path.name}: was cancelled")
-        with decoded(path) as audio_N:
+        with decoded(path, stopped=stop.is_set) as audio_N:
             steps = self.transcriber.stream(audio_N, options, stop.is_set)
             while True:
                 with self._step:
@@ -147,8 +155,7 @@ class Visits:
         if not transcript.segments:
             yield View(status, running=False)
             return
-        self.folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="downloads-", dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(prefix="downloads-") as folder:  # Gradio serves copies of its own
             files = write(transcript, Path(folder), name)
             yield View(status, rows, transcript.text, files, running=False)
 
@@ -165,5 +172,5 @@ def _progress(step: Progress, taken: float, words: dict[str, str]) -> str:
     share = min(1.0, step.done / step.seconds) if step.seconds else 1.0
     left = ""
     if 0 < share < 1:
-        left = words["left"].format(time=timeline.duration(taken * (1 - share) / share + 1))
+        left = words["left"].format(time=timeline.duration(math.ceil(taken * (1 - share) / share)))
     return timeline.bar(words["working"], share, left)

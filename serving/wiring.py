@@ -72,7 +72,7 @@ class _Presses:
             for view in self.visits.run(Path(path), Path(path).name, options, request.session_hash, says):
                 yield self.show(view)
 
-        return then(
+        ran = then(
             run, [source, *self.options], self.shown, show_progress="minimal", show_progress_on=self.page.status,
             api_visibility="private", **ENGINE,
         )  # fmt: skip

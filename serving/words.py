@@ -5,8 +5,8 @@ Not by `gr.I18n`: it follows only languages that Gradio itself speaks, and Gradi
 class's name. To add a language, add a table and name it in `TABLES`.
 """
 
-from serving.errors import AudioError
-from serving.media import MAX_SECONDS
+from serving.errors import UserError
+from serving.media import LIMITS
 
 ENGLISH = {
     "intro": "Speech becomes text: say something, or choose a recording, a video or a YouTube link.",
@@ -57,12 +57,36 @@ ENGLISH = {
     "no_link": "There is no link yet: paste one, such as https://youtu.be/…",
     "bad_language": "This model does not know the language “{language}”. It knows: {languages}.",
     "no_translation": "This model cannot translate.",
+    "busy": (
+        "This could not be taken on: too many people are waiting, or something went wrong. Try again in a minute."
+    ),
     "NotFoundError": "The recording is no longer here. Record or upload it again.",
     "NotMediaError": "This file could not be read as audio or video. Try another format, such as mp3, wav, m4a or mp4.",
+    "ArchiveError": "This file is an archive, such as zip. Unpack it and choose the recording itself.",
+    "ElsewhereError": "This file holds no sound itself: it only names other files. Choose the recording itself.",
     "NoSoundError": "This file holds no sound. Check the microphone or the file, and try again.",
     "TooLongError": "This recording is longer than {minutes:g} minutes. Cut it into parts and try again.",
+    "TooLargeError": "This file is larger than {gigabytes:g} GB. Save its sound alone, as mp3 or m4a, and try again.",
+    "TooCostlyError": "Reading this file took too long. Convert it to mp3, or cut it into parts, and try again.",
+    "NoRoomError": "There is no room for this recording at the moment; nothing is wrong with it. Try again later.",
+    "LanguageError": "This model does not know that language, or cannot translate. Choose another.",
     "StoppedError": "Cancelled.",
+    "LinkError": "This video could not be had from YouTube. Try another, or upload a recording of it.",
     "NotYouTubeError": "This is not a link to a YouTube video. Copy it from the video's page or its Share button.",
+    "PlaylistError": "This is a link to a list of videos or a channel. Open one video and copy its link.",
+    "LiveError": "This video is live at the moment. Come back when it is over.",
+    "PremiereError": "This video has not begun yet. Come back when it is over.",
+    "LinkTooLongError": "This video is longer than {minutes:g} minutes. Choose a shorter one.",
+    "BotCheckError": (
+        "YouTube takes this server for a robot and gives it nothing. Download the video yourself and upload it."
+    ),
+    "AgeLimitError": "YouTube shows this video only to adults who have signed in. Choose another.",
+    "PrivateError": "This video is private. Ask its owner for the recording, and upload it.",
+    "MembersOnlyError": "This video is for the channel's members only. Choose another.",
+    "RegionError": "YouTube does not show this video in the server's country. Download it yourself and upload it.",
+    "RemovedError": "This video is no longer there, or never was. Check the link.",
+    "LinkNetworkError": "YouTube could not be reached. Try again in a minute, or upload a recording.",
+    "LinkFailedError": "This video could not be had from YouTube. Try another, or download it yourself and upload it.",
 }
 ITALIAN = {
     "intro": "La voce diventa testo: parla, oppure scegli una registrazione, un video o un link di YouTube.",
@@ -113,12 +137,36 @@ ITALIAN = {
     "no_link": "Non c'è ancora un link: incollane uno, come https://youtu.be/…",
     "bad_language": "Questo modello non conosce la lingua «{language}». Conosce: {languages}.",
     "no_translation": "Questo modello non sa tradurre.",
+    "busy": "Non è stato possibile procedere: ci sono troppe richieste, o qualcosa è andato storto. Riprova fra un minuto.",
     "NotFoundError": "La registrazione non c'è più. Registrala o caricala di nuovo.",
     "NotMediaError": "Il file non è leggibile come audio o video. Prova un altro formato, come mp3, wav, m4a o mp4.",
+    "ArchiveError": "Il file è un archivio, come zip. Estrai la registrazione e scegli quella.",
+    "ElsewhereError": "Il file non contiene suono: nomina soltanto altri file. Scegli la registrazione vera e propria.",
     "NoSoundError": "Il file non contiene suono. Controlla il microfono o il file e riprova.",
     "TooLongError": "La registrazione supera i {minutes:g} minuti. Dividila in parti e riprova.",
+    "TooLargeError": "Il file supera i {gigabytes:g} GB. Salvane solo il suono, come mp3 o m4a, e riprova.",
+    "TooCostlyError": "La lettura del file ha richiesto troppo tempo. Convertilo in mp3 o dividilo in parti e riprova.",
+    "NoRoomError": "In questo momento non c'è posto per la registrazione, che non ha difetti. Riprova più tardi.",
+    "LanguageError": "Questo modello non conosce quella lingua, o non sa tradurre. Scegline un'altra.",
     "StoppedError": "Annullato.",
-    "NotYouTubeError": "Non è il link di un video di YouTube. Copialo dalla pagina del video o dal suo tasto Condividi.",
+    "LinkError": "Non è stato possibile avere il video da YouTube. Provane un altro, o carica una registrazione.",
+    "NotYouTubeError": (
+        "Non è il link di un video di YouTube. Copialo dalla pagina del video o dal suo tasto Condividi."
+    ),
+    "PlaylistError": "È il link di un elenco di video o di un canale. Apri un solo video e copia il suo link.",
+    "LiveError": "Il video è in diretta in questo momento. Torna quando è finito.",
+    "PremiereError": "Il video non è ancora cominciato. Torna quando è finito.",
+    "LinkTooLongError": "Il video supera i {minutes:g} minuti. Scegline uno più breve.",
+    "BotCheckError": (
+        "YouTube scambia questo server per un robot e non gli dà nulla. Scarica tu il video e caricalo qui."
+    ),
+    "AgeLimitError": "YouTube mostra il video solo a maggiorenni che hanno fatto l'accesso. Scegline un altro.",
+    "PrivateError": "Il video è privato. Chiedi la registrazione a chi lo ha pubblicato e caricala qui.",
+    "MembersOnlyError": "Il video è riservato agli abbonati del canale. Scegline un altro.",
+    "RegionError": "YouTube non mostra il video nel paese di questo server. Scaricalo tu e caricalo qui.",
+    "RemovedError": "Il video non c'è più, o non c'è mai stato. Controlla il link.",
+    "LinkNetworkError": "YouTube non risponde. Riprova fra un minuto, o carica una registrazione.",
+    "LinkFailedError": "Non è stato possibile avere il video da YouTube. Provane un altro, o scaricalo tu e caricalo qui.",
 }
 TABLES = {"en": ENGLISH, "it": ITALIAN}
 
@@ -175,9 +223,9 @@ def in_language_of(accept_language: str) -> dict[str, str]:
     return TABLES[language_of(accept_language)]
 
 
-def explain(error: AudioError, words: dict[str, str]) -> str:
+def explain(error: UserError, words: dict[str, str]) -> str:
     """The error in plain words, without the server's file name."""
     for kind in type(error).__mro__:  # a class without words of its own takes its parent's
         if kind.__name__ in words:
-            return words[kind.__name__].format(minutes=MAX_SECONDS / 60)
+            return words[kind.__name__].format(minutes=LIMITS.seconds / 60, gigabytes=LIMITS.size / 1024**3)
     return str(error)

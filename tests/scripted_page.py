@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.app import run
-from serving.errors import command
+from serving.errors import StoppedError, command
 from serving.media import SAMPLE_RATE
-from serving.transcribe import Options, Progress, StoppedError
+from serving.transcribe import Options, Progress
 from serving.transcript import Segment, Transcript, Word
 from serving.youtube import NotYouTubeError, Video
 
