@@ -50,8 +50,8 @@ def player(path: Path, kind: str, words: dict[str, str]) -> str:
     """The recording as the browser plays it, an `audio` or a `video`; page.js puts the subtitles on a video."""
     source = f"gradio_api/file={quote(str(path))}"
     return (
-        f'<{kind} controls preload="metadata" src="{escape(source)}" aria-label="{escape(words["player"])}" playsinline>'
-        f'</{kind}><p class="unplayable" hidden>{escape(words["unplayable"])}</p>'
+        f'<{kind} controls playsinline preload="metadata" src="{escape(source)}"'
+        f' aria-label="{escape(words["player"])}"></{kind}><p class="unplayable" hidden>{escape(words["unplayable"])}</p>'
     )
 
 

@@ -76,6 +76,8 @@ class _Presses:
             run, [source, *self.options], self.shown, show_progress="minimal", show_progress_on=self.page.status,
             api_visibility="private", **ENGINE,
         )  # fmt: skip
+        ran.failure(self.refuse, None, [self.page.status, self.page.cancel], **QUIET)
+        return ran
 
     def begin(self, path: Path | None, kind: str, request: gr.Request) -> Update:
         words = words_of(request)
@@ -99,6 +101,10 @@ class _Presses:
     def stop(self, request: gr.Request) -> tuple[str, Any]:
         self.visits.stop(request.session_hash)
         return timeline.note(words_of(request)["stopped"], "stopped"), gr.update(visible=False)
+
+    def refuse(self, request: gr.Request) -> tuple[str, Any]:
+        """Gradio's own answer, such as a full queue, is a message that fades; this one stays."""
+        return timeline.note(words_of(request)["busy"], "error"), gr.update(visible=False)
 
     def clear(self, request: gr.Request) -> Update:
         self.visits.stop(request.session_hash)

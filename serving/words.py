@@ -137,7 +137,9 @@ ITALIAN = {
     "no_link": "Non c'è ancora un link: incollane uno, come https://youtu.be/…",
     "bad_language": "Questo modello non conosce la lingua «{language}». Conosce: {languages}.",
     "no_translation": "Questo modello non sa tradurre.",
-    "busy": "Non è stato possibile procedere: ci sono troppe richieste, o qualcosa è andato storto. Riprova fra un minuto.",
+    "busy": (
+        "Non è stato possibile procedere: ci sono troppe richieste, o qualcosa è andato storto. Riprova fra un minuto."
+    ),
     "NotFoundError": "La registrazione non c'è più. Registrala o caricala di nuovo.",
     "NotMediaError": "Il file non è leggibile come audio o video. Prova un altro formato, come mp3, wav, m4a o mp4.",
     "ArchiveError": "Il file è un archivio, come zip. Estrai la registrazione e scegli quella.",

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
+import serving.page
 from serving.app import run
 from serving.errors import StoppedError, command
 from serving.media import SAMPLE_RATE
@@ -30,6 +32,7 @@ SENTENCES = (
 )
 TITLE = 'Il video <img src=x onerror="window.pwned=4">'
 LINK = "https://youtu.be/abcdefghijk"
+QUEUE_SIZE = 2
 EACH = 2.0  # seconds of recording to a sentence
 SLOW_FROM, PATIENCE = 60.0, 0.2
 PIXEL = bytes.fromhex(  # a PNG of one pixel
@@ -83,8 +86,6 @@ class ScriptedVideos:
 
     @staticmethod
     def download(video: Video, folder: Path, progress: Callable[[float], None], stopped: Callable[[], bool]) -> Path:
-        import soundfile
-
         for share in (0.25, 0.5, 1.0):
             if stopped():
                 raise StoppedError("the video: was cancelled")
@@ -98,6 +99,7 @@ class ScriptedVideos:
 @command
 def main() -> None:
     port, log = sys.argv[1:]
+    serving.page.QUEUE_SIZE = QUEUE_SIZE
     run(ScriptedTranscriber(Path(log)), "127.0.0.1", int(port), videos=ScriptedVideos)
 
 
