@@ -32,7 +32,7 @@ SENTENCES = (
 )
 TITLE = 'Il video <img src=x onerror="window.pwned=4">'
 LINK = "https://youtu.be/abcdefghijk"
-QUEUE_SIZE = 2
+QUEUE_SIZE = 1  # one waits, the next is told to come back
 EACH = 2.0  # seconds of recording to a sentence
 SLOW_FROM, PATIENCE = 60.0, 0.2
 PIXEL = bytes.fromhex(  # a PNG of one pixel
