@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 import serving.page
 from serving.app import run
 from serving.errors import StoppedError, command
+from serving.links import NotYouTubeError
 from serving.media import SAMPLE_RATE
 from serving.transcribe import Options, Progress
 from serving.transcript import Segment, Transcript, Word
-from serving.youtube import NotYouTubeError, Video
+from serving.youtube import Video
 
 SENTENCES = (
     "Buongiorno a tutti.",
