@@ -1,5 +1,5 @@
-"""The page as people start it, `python -m serving.app`, in a process of its own: Gradio leaves event loops unclosed,
-which in this process would fail whichever test the garbage collector met them in."""
+"""The page as people start it, `python -m serving.app`, or with a scripted engine (tests/scripted_page.py), in its own
+process: Gradio leaves event loops unclosed, which here would fail whichever test the garbage collector met them in."""
 
 import os
 import queue
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +31,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def running_page(model: Path, tmp: Path) -> AbstractContextManager[Page]:
+    """The page of a model."""
+    return running(["serving.app", "--model", str(model), "--port", str(free_port())], tmp)
+
+
+def scripted_page(log: Path, tmp: Path) -> AbstractContextManager[Page]:
+    """The page with a scripted engine, which writes what it does into `log`."""
+    return running(["tests.scripted_page", str(free_port()), str(log)], tmp)
+
+
 @contextmanager
-def running_page(model: Path, tmp: Path) -> Iterator[Page]:
+def running(module: list[str], tmp: Path) -> Iterator[Page]:
     """A page that said `ready`; ended when the block ends, and its output must then be that line alone."""
     environment = os.environ | {"TMPDIR": str(tmp)}
-    arguments = [sys.executable, "-m", "serving.app", "--model", str(model), "--port", str(free_port())]
     with subprocess.Popen(
-        arguments, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", *module],
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as process:
         lines: queue.Queue[str] = queue.Queue()
         reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True)
@@ -46,7 +60,7 @@ def running_page(model: Path, tmp: Path) -> Iterator[Page]:
             first = lines.get(timeout=START_SECONDS)
             assert first.startswith("ready: http://"), first
             (uploads,) = tmp.glob("sussurro-*")
-            yield Page(first.removeprefix("ready:").strip(), process, uploads)
+            yield Page(first.split()[1], process, uploads)
         finally:
             process.terminate()
             process.wait(timeout=60)
