@@ -9,6 +9,7 @@ Only `--share` sends what is said elsewhere, through Gradio's tunnel.
 """
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -170,19 +171,30 @@ class Config:
     """Also give a public https link for a week, through gradio.live: what people say then passes through there."""
 
 
+def warm_up(transcriber: Transcriber) -> None:
+    """The first pass allocates and is slow: nobody's recording should be it."""
+    transcriber.transcribe_audio(np.zeros(SAMPLE_RATE, np.float32))
+
+
+def run(transcriber: Transcriber, host: str, port: int, share: bool = False) -> None:
+    """Serves the page until the process is told to end; says where, and the most memory it has taken so far."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted then, too
+    with tempfile.TemporaryDirectory(prefix="sussurro-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        with serve(build_page(transcriber), host, port, share) as url:
+            gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+            print(f"ready: {url} ({transcriber.name}, {gigabytes:.1f} GB of memory)", flush=True)
+            threading.Event().wait()
+
+
 @command
 def main() -> None:
     config = tyro.cli(Config)
     check_port(config.host, config.port)
     quiet_transformers()
     transcriber = Transcriber(config.model)
-    transcriber.transcribe_audio(np.zeros(SAMPLE_RATE, np.float32))  # the first pass allocates and is slow
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted then, too
-    with tempfile.TemporaryDirectory(prefix="sussurro-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        with serve(build_page(transcriber), config.host, config.port, config.share) as url:
-            print(f"ready: {url}", flush=True)
-            threading.Event().wait()
+    warm_up(transcriber)
+    run(transcriber, config.host, config.port, config.share)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def load_model(folder: Path, dtype: torch.dtype, needs: tuple[str, ...] = ()) ->
     `needs` are further files the caller will read from the folder. Raises `ModelError` when the folder or a file is not
     there, is not Whisper's, or when the weights are not exactly those its config asks for.
     """
-    _check_folder(folder, needs)
+    check_folder(folder, needs)
     try:
         model, report = WhisperForConditionalGeneration.from_pretrained(
             folder,
@@ -54,7 +54,7 @@ def load_model(folder: Path, dtype: torch.dtype, needs: tuple[str, ...] = ()) ->
     return model.eval()
 
 
-def _check_folder(folder: Path, needs: tuple[str, ...]) -> None:
+def check_folder(folder: Path, needs: tuple[str, ...]) -> None:
     """Raises `ModelError` unless `folder` looks like a Hugging Face Whisper folder with weights and all of `needs`."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; {EXPECTED}")

@@ -46,7 +46,7 @@ def running_page(model: Path, tmp: Path) -> Iterator[Page]:
             first = lines.get(timeout=START_SECONDS)
             assert first.startswith("ready: http://"), first
             (uploads,) = tmp.glob("sussurro-*")
-            yield Page(first.removeprefix("ready:").strip(), process, uploads)
+            yield Page(first.split()[1], process, uploads)
         finally:
             process.terminate()
             process.wait(timeout=60)
