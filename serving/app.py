@@ -1,9 +1,8 @@
-"""The page: speak or drop a file, read the text.
+"""The page as a command: its address, its colours, where its files lie.
 
-Decisions: one transcription at a time, because a second one on the same cores only slows both, and a short queue, so
-that the last in line is told to come back rather than left waiting. Nothing said leaves the machine or stays on it: no
-analytics, no run history, no fonts from elsewhere, and uploads live in a folder of this process that goes with it.
-Only `--share` sends what is said elsewhere, through Gradio's tunnel.
+Decisions: nothing said leaves the machine or stays on it: no analytics, no run history, no fonts from elsewhere, and
+uploads live in a folder of this process that goes with it. Only `--share` sends what is said elsewhere, through
+Gradio's tunnel.
 
     python -m serving.app --model FOLDER --port 7860
 """
@@ -24,31 +23,24 @@ import gradio as gr
 import numpy as np
 import tyro
 
-from serving.errors import AudioError, UserError, command
+from serving import youtube
+from serving.errors import UserError, command
 from serving.media import SAMPLE_RATE
 from serving.model import quiet_transformers
+from serving.page import EXAMPLE, build_page
 from serving.transcribe import Transcriber
-from serving.words import explain, in_language_of
+from serving.visits import Videos
 
-QUEUE_SIZE = 16  # people waiting; at two seconds a clip the last one waits half a minute
 MAX_FILE_SIZE = "2gb"  # two hours of uncompressed stereo
-DELETE_EVERY, DELETE_AFTER = (
-    10 * 60,
-    60 * 60,
-)  # seconds: uploads older than an hour are deleted, others when the page stops
-
 # System fonts: Gradio's own theme asks fonts.googleapis.com for its own, which tells a third party who is reading.
 THEME = gr.themes.Soft(
     primary_hue="teal",
+    secondary_hue="teal",
     neutral_hue="slate",
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-CSS = """
-.gradio-container { max-width: 46rem !important; margin: 0 auto !important; }
-#text textarea { font-size: 1.125rem; line-height: 1.6; }
-#credits { text-align: center; opacity: 0.75; font-size: 0.85rem; }
-"""
+CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 class PortError(UserError):
@@ -57,58 +49,6 @@ class PortError(UserError):
 
 class ShareError(UserError):
     """Gradio's tunnel cannot be had."""
-
-
-def build_page(transcriber: Transcriber) -> gr.Blocks:
-    """The page for a loaded model; its one endpoint is `/transcribe`, a file in and its text out."""
-
-    def labels(request: gr.Request) -> tuple[object, ...]:
-        words = in_language_of(request.headers.get("accept-language", ""))
-        return (
-            words["intro"],
-            gr.Audio(label=words["audio"]),
-            gr.Button(words["transcribe"]),
-            gr.Textbox(label=words["text"], placeholder=words["placeholder"]),
-            words["credits"],
-        )
-
-    def transcribe(path: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        words = in_language_of(request.headers.get("accept-language", ""))
-        if path is None:
-            raise _notice(words["nothing"])
-        try:
-            return transcriber.transcribe(path, lambda share: progress(share, desc=words["working"])).text
-        except AudioError as error:
-            raise _notice(explain(error, words)) from error
-
-    with gr.Blocks(
-        title=f"Sussurro · {transcriber.name}", analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
-    ) as page:
-        gr.Markdown(f"# Sussurro · {transcriber.name}")
-        intro = gr.Markdown()
-        audio = gr.Audio(sources=["microphone", "upload"], type="filepath", buttons=[])
-        button = gr.Button("", variant="primary", size="lg")
-        text = gr.Textbox(lines=6, max_lines=24, buttons=["copy"], elem_id="text")
-        credit = gr.Markdown(elem_id="credits")
-        page.load(labels, None, [intro, audio, button, text, credit], api_visibility="private", queue=False)
-        gr.on(
-            [button.click, audio.stop_recording, audio.upload],
-            transcribe,
-            audio,
-            text,
-            api_name="transcribe",
-            concurrency_limit=1,
-            trigger_mode="once",
-            show_progress_on=text,
-        )
-        audio.clear(lambda: "", None, text, api_visibility="private", queue=False)
-    page.queue(max_size=QUEUE_SIZE)
-    return page
-
-
-def _notice(message: str) -> gr.Error:
-    """What a visitor is shown; the server's log says nothing, not even the file's name."""
-    return gr.Error(message, print_exception=False)
 
 
 @contextmanager
@@ -128,7 +68,8 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool = False) -> Iterato
             run_history=False,
             enable_monitoring=False,
             max_file_size=MAX_FILE_SIZE,
-            footer_links=[],
+            footer_links=["api"],
+            allowed_paths=[str(EXAMPLE)],
             theme=THEME,
             css=CSS,
         )
@@ -176,12 +117,12 @@ def warm_up(transcriber: Transcriber) -> None:
     transcriber.transcribe_audio(np.zeros(SAMPLE_RATE, np.float32))
 
 
-def run(transcriber: Transcriber, host: str, port: int, share: bool = False) -> None:
+def run(transcriber: Transcriber, host: str, port: int, share: bool = False, videos: Videos = youtube) -> None:
     """Serves the page until the process is told to end; says where, and the most memory it has taken so far."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted then, too
     with tempfile.TemporaryDirectory(prefix="sussurro-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        with serve(build_page(transcriber), host, port, share) as url:
+        with serve(build_page(transcriber, videos), host, port, share) as url:
             gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
             print(f"ready: {url} ({transcriber.name}, {gigabytes:.1f} GB of memory)", flush=True)
             threading.Event().wait()

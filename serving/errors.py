@@ -16,6 +16,10 @@ class AudioError(UserError):
     """A recording that cannot be transcribed; each kind has a class, which the page puts into words."""
 
 
+class StoppedError(UserError):
+    """The work was given up because somebody asked for that."""
+
+
 def command(main: Callable[[], None]) -> Callable[[], None]:
     """`main` that ends a `UserError` as one line on standard error and exit code 2, an interrupt as 130."""
 

@@ -1,25 +1,70 @@
-"""Any recording as float32 mono at 16 kHz, decoded in this process by PyAV.
+"""Any recording as float32 mono at 16 kHz, decoded in a process of its own.
 
 PyAV carries FFmpeg inside its wheel, so a phone's m4a, a browser's webm and a video's sound track all work where no
-`ffmpeg` is installed. A file is opened as a stream of its own bytes and nothing else: FFmpeg also reads playlists,
-and an uploaded one must not make the server open other files or addresses.
+`ffmpeg` is installed. Uploads are hostile: their bytes are only ever parsed by a process that lives for one file, has
+limits and can open nothing (`decoding.py`). What it writes goes to a temporary file without a name, which is gone with
+the last process that holds it, however that ends, and which is mapped here read-only: an hour is 230 MB that need not
+be in memory.
 
 N samples.
 """
 
-from collections.abc import Iterator
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.errors import AudioError
+from serving.errors import AudioError, StoppedError
 
 SAMPLE_RATE = 16_000  # Hz, the rate Whisper was trained on
-MAX_SECONDS = 2 * 3600.0  # a lecture; its log-mel takes about 4 GB while it is computed
+MAX_SECONDS = 2 * 3600.0  # a lecture
 MIN_SAMPLES = 160  # one hop of the log-mel, 10 ms
+PROGRAM = Path(__file__).with_name("decoding.py")
+LONGEST_ANSWER = 10_000  # bytes, of a process that a file may have taken over
+# What the decoding process sees of the environment: where Python and its libraries are, never a token.
+PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+ARCHIVES = {
+    "zip": (0, b"PK\x03\x04"),
+    "gzip": (0, b"\x1f\x8b"),
+    "tar": (257, b"ustar"),
+    "7z": (0, b"7z\xbc\xaf\x27\x1c"),
+    "rar": (0, b"Rar!\x1a\x07"),
+    "xz": (0, b"\xfd7zXZ\x00"),
+    "bzip2": (0, b"BZh"),
+    "zstd": (0, b"\x28\xb5\x2f\xfd"),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one recording may take."""
+
+    size: int = 2 * 1024**3
+    """Bytes of the file: two hours of uncompressed stereo."""
+    seconds: float = MAX_SECONDS
+    """Length of the sound."""
+    memory: int = 2 * 1024**3
+    """Bytes the decoding process may allocate: FFmpeg looks at the first pictures of a video, and of 8K they are
+    large."""
+    cpu_seconds: int = 120
+    """Processor time for decoding: two hours of AAC take about ten seconds."""
+    wall_seconds: float = 300.0
+    """Time for decoding, on a machine that is busy with other things."""
+
+
+LIMITS = Limits()
 
 
 class NotFoundError(AudioError):
@@ -30,6 +75,14 @@ class NotMediaError(AudioError):
     """The file is not audio or video, or is damaged."""
 
 
+class ArchiveError(NotMediaError):
+    """The file is an archive, such as zip."""
+
+
+class ElsewhereError(NotMediaError):
+    """The file is a playlist or a reference movie: it names other files or addresses in place of holding sound."""
+
+
 class NoSoundError(AudioError):
     """The file holds no audio track, or an empty one."""
 
@@ -38,59 +91,147 @@ class TooLongError(AudioError):
     """The recording is longer than allowed."""
 
 
-def load_audio(path: Path, max_seconds: float = MAX_SECONDS) -> NDArray[np.float32]:
-    """The first audio track of any file FFmpeg reads: float32 (N,), mono, 16 kHz, full scale ±1.
+class TooLargeError(AudioError):
+    """The file has more bytes than allowed."""
 
-    Raises an `AudioError` that names the file: missing, not decodable, without sound, or over `max_seconds`.
+
+class TooCostlyError(AudioError):
+    """Decoding takes more time or memory than any honest recording of the allowed length."""
+
+
+class NoRoomError(AudioError):
+    """The server's disk is full: nothing is wrong with the file."""
+
+
+def never() -> bool:
+    """Nobody stops the work."""
+    return False
+
+
+@contextmanager
+def decoded(path: Path, limits: Limits = LIMITS, stopped: Callable[[], bool] = never) -> Iterator[NDArray[np.float32]]:
+    """The first audio track of any file FFmpeg reads: float32 (N,), mono, 16 kHz, full scale ±1, mapped read-only.
+
+    Raises an `AudioError` that names the file, or `StoppedError` soon after `stopped()` turned true.
     """
+    with tempfile.TemporaryFile(prefix="sussurro-") as sound:
+        samples = _ask("sound", path, limits, stopped, sound)
+        if samples < MIN_SAMPLES:
+            raise NoSoundError(f"{path.name}: the audio track is empty ({samples} samples); record or upload it again")
+        yield np.memmap(sound, np.float32, "r", shape=(samples,))
+
+
+def load_audio(path: Path, max_seconds: float = MAX_SECONDS) -> NDArray[np.float32]:
+    """What `decoded` gives, as an array in memory."""
+    with decoded(path, Limits(seconds=max_seconds)) as audio_N:
+        return np.array(audio_N)
+
+
+def has_video(path: Path, limits: Limits = LIMITS) -> bool:
+    """Whether the file holds a moving picture. Raises an `AudioError` where it does not even open."""
+    return bool(_ask("video", path, limits, never))
+
+
+def check_file(path: Path, limits: Limits) -> None:
+    """Raises an `AudioError` for what shows without decoding: missing, empty, too large, an archive."""
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file; give the path of a recording")
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise NoSoundError(f"{path.name}: the file is empty (0 bytes); record or upload it again")
-    chunks, samples = [], 0
+    if size > limits.size:
+        raise TooLargeError(
+            f"{path.name}: has {size / 1e6:,.0f} MB, at most {limits.size / 1e6:,.0f} MB are allowed;"
+            " save its sound alone, as mp3 or m4a, or cut it into parts"
+        )
     with path.open("rb") as file:
+        head = file.read(512)
+    for name, (place, mark) in ARCHIVES.items():
+        if head[place:].startswith(mark):
+            raise ArchiveError(f"{path.name}: is an archive ({name}); unpack it and give the recording itself")
+
+
+def _ask(want: str, path: Path, limits: Limits, stopped: Callable[[], bool], sound: IO[bytes] | None = None) -> int:
+    """The decoding process's answer about a file, samples written or yes and no; an `AudioError` where it has none."""
+    check_file(path, limits)
+    ours, theirs = socket.socketpair()
+    job = {
+        "want": want,
+        "line": theirs.fileno(),
+        "rate": SAMPLE_RATE,
+        "seconds": limits.seconds,
+        "memory": limits.memory,
+        "cpu_seconds": limits.cpu_seconds,
+        "file_size": 4 * (int(limits.seconds * SAMPLE_RATE) + SAMPLE_RATE),
+    }
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    with ours, path.open("rb") as file:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(PROGRAM), json.dumps(job)],
+                stdin=file,
+                stdout=subprocess.DEVNULL if sound is None else sound,
+                pass_fds=(theirs.fileno(),),
+                env=environment | {"OPENBLAS_NUM_THREADS": "1"},  # its idle threads would count as memory
+            )
         try:
-            for chunk_N in _decode(file, path.name):
-                chunks.append(chunk_N)
-                samples += chunk_N.size
-                if samples > max_seconds * SAMPLE_RATE:
-                    raise TooLongError(
-                        f"{path.name}: longer than the {max_seconds / 60:g} minutes allowed; cut it into parts"
-                    )
-        except (av.FFmpegError, UnicodeDecodeError) as error:
-            at = f"after {samples / SAMPLE_RATE:.1f} s" if samples else "from the start"
-            reason = error.strerror if isinstance(error, av.FFmpegError) else "unreadable text in its header"
-            raise NotMediaError(
-                f"{path.name}: does not decode {at} ({reason}); expected audio or video, such as mp3, wav or mp4"
-            ) from error
-    if samples < MIN_SAMPLES:
-        raise NoSoundError(f"{path.name}: the audio track is empty ({samples} samples); record or upload it again")
-    audio_N = np.concatenate(chunks)
-    if not np.isfinite(audio_N).all():
-        raise NotMediaError(f"{path.name}: holds samples that are not numbers; convert it again from its source")
-    return audio_N
+            said = _heard(ours, path.name, limits, stopped)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)  # the line closed with it, or it means no good
+        finally:
+            process.kill()
+            process.wait()
+    return _result(said, process.returncode, path.name, limits)
 
 
-def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
-    """Float32 mono 16 kHz pieces of the first audio track, in order."""
-    # No protocol at all: FFmpeg reads these bytes through `file`, and a playlist among them gets nothing to open.
-    with av.open(file, options={"protocol_whitelist": ""}) as container:
-        if not container.streams.audio:
-            raise NoSoundError(f"{name}: has no audio track; expected audio, or a video with sound")
-        resampler, layout = None, None
-        for frame in container.decode(container.streams.audio[0]):
-            frame.pts = None  # sound is laid end to end, whatever the clock of a container says
-            now = (frame.format.name, frame.layout.name, frame.sample_rate)
-            if resampler is None or now != layout:  # a stream may change from stereo to mono, or its rate
-                if resampler is not None:
-                    yield from _samples(resampler.resample(None))
-                resampler, layout = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), now
-            yield from _samples(resampler.resample(frame))
-        if resampler is not None:
-            yield from _samples(resampler.resample(None))
+def _heard(line: socket.socket, name: str, limits: Limits, stopped: Callable[[], bool]) -> bytes:
+    """All that the process says until it ends, or until its time is up or `stopped()` is true."""
+    said, until = b"", time.monotonic() + limits.wall_seconds
+    line.settimeout(0.1)
+    while len(said) < LONGEST_ANSWER:
+        if stopped():
+            raise StoppedError(f"{name}: stopped while it was decoded")
+        if time.monotonic() > until:
+            raise TooCostlyError(
+                f"{name}: was not decoded within {limits.wall_seconds:g} s; convert it to mp3 or cut it into parts"
+            )
+        try:
+            part = line.recv(LONGEST_ANSWER)
+        except TimeoutError:
+            continue
+        if not part:
+            break
+        said += part
+    return said
 
 
-def _samples(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
-    """The mean of the channels: FFmpeg's own mix adds them up, and a loud stereo voice would pass full scale."""
-    for frame in frames:
-        yield frame.to_ndarray().mean(axis=0, dtype=np.float32)
+def _result(said: bytes, returncode: int, name: str, limits: Limits) -> int:
+    """The answer in what was said, or the `AudioError` it stands for."""
+    if not said.startswith(b"ready\n"):
+        raise RuntimeError(f"{PROGRAM.name} does not start (status {returncode}): its error stands above")
+    if returncode != 0 or not said.endswith(b"}"):
+        if returncode == -signal.SIGXCPU or returncode == -signal.SIGKILL:
+            raise TooCostlyError(
+                f"{name}: takes more than {limits.cpu_seconds} s to decode; convert it to mp3 or cut it into parts"
+            )
+        raise NotMediaError(f"{name}: makes the decoder fail (status {returncode}); convert it to mp3 and try again")
+    answer = json.loads(said.removeprefix(b"ready\n"))
+    if "fault" in answer:
+        raise _error(answer["fault"], answer["says"], name, limits)
+    return int(answer["value"])
+
+
+def _error(fault: str, says: str, name: str, limits: Limits) -> AudioError:
+    expected = "expected audio or video, such as mp3, wav or mp4"
+    match fault:
+        case "no_sound":
+            return NoSoundError(f"{name}: {says}; expected audio, or a video with sound")
+        case "too_long":
+            return TooLongError(f"{name}: longer than the {limits.seconds / 60:g} minutes allowed; cut it into parts")
+        case "too_costly":
+            return TooCostlyError(f"{name}: takes {says} to decode than allowed; convert it to mp3 and try again")
+        case "no_room":
+            return NoRoomError(f"{name}: there is no room for its sound ({says}); try again later")
+        case "elsewhere":
+            return ElsewhereError(f"{name}: {says}, which are never opened; give the recording itself")
+    return NotMediaError(f"{name}: {says}; {expected}")

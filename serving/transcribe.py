@@ -10,7 +10,7 @@ N samples, M mel bins, F mel frames (3000 in 30 s).
     python -m serving.transcribe --model FOLDER recording.mp3 lecture.mp4
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import WhisperFeatureExtractor
 
-from serving.errors import command
+from serving.errors import AudioError, command
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio
 from serving.model import ModelError, load_model, quiet_transformers
 from serving.transcript import Segment, Transcript
@@ -35,7 +35,34 @@ LOOP_COMPRESSION_RATIO = 1.35
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
+@dataclass(frozen=True)
+class Options:
+    language: str | None = None
+    task: str = "transcribe"
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    segments: tuple[Segment, ...]
+    done: float
+    seconds: float
+    language: str
+
+
+class StoppedError(AudioError):
+    """Somebody asked for the work to stop."""
+
+
 class Transcriber:
+    languages: tuple[str, ...] = ("it",)
+    language: str | None = "it"
+    can_translate = False
+
+    def stream(self, audio_N, options=Options(), stopped=lambda: False) -> Iterator[Progress]:
+        found = self.transcribe_audio(audio_N)
+        yield Progress(found.segments, found.seconds, found.seconds, "it")
+
     """A Whisper folder, ready to transcribe: float32 on the CPU, float16 (as OpenAI published it) on a CUDA device.
 
     The language is the folder's own (`generation_config.language`); where it names none, Whisper detects it.

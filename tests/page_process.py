@@ -1,5 +1,6 @@
-"""The page as people start it, `python -m serving.app`, in a process of its own: Gradio leaves event loops unclosed,
-which in this process would fail whichever test the garbage collector met them in."""
+"""The page as people start it, `python -m serving.app`, or with a scripted engine (tests/scripted_page.py), in a process
+of its own: Gradio leaves event loops unclosed, which here would fail whichever test the garbage collector met them
+in."""
 
 import os
 import queue
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +32,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def running_page(model: Path, tmp: Path) -> AbstractContextManager[Page]:
+    """The page of a model."""
+    return running(["serving.app", "--model", str(model), "--port", str(free_port())], tmp)
+
+
+def scripted_page(log: Path, tmp: Path) -> AbstractContextManager[Page]:
+    """The page with a scripted engine, which writes what it does into `log`."""
+    return running(["tests.scripted_page", str(free_port()), str(log)], tmp)
+
+
 @contextmanager
-def running_page(model: Path, tmp: Path) -> Iterator[Page]:
+def running(module: list[str], tmp: Path) -> Iterator[Page]:
     """A page that said `ready`; ended when the block ends, and its output must then be that line alone."""
     environment = os.environ | {"TMPDIR": str(tmp)}
-    arguments = [sys.executable, "-m", "serving.app", "--model", str(model), "--port", str(free_port())]
     with subprocess.Popen(
-        arguments, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", *module],
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as process:
         lines: queue.Queue[str] = queue.Queue()
         reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True)

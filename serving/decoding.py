@@ -1,0 +1,167 @@
+"""What the decoding process runs: one file on its standard input becomes samples on its standard output.
+
+Decision: FFmpeg's parsers of a hundred formats meet hostile files here and nowhere else. The process is given two open
+files and a line to its parent, then gives up the right to open anything more (a limit of four open files, all taken),
+and has limits of memory, processor time and output. So whatever a playlist, a reference movie or a flaw in a parser
+asks for, there is neither a file nor a network to be had. It knows no names and no environment of the server's.
+It is started by its path and imports nothing of the project, so that importing av and numpy is all it costs.
+
+N samples, C channels.
+
+    python decoding.py '{"want": "sound", "line": 3, "rate": 16000, …}' < recording.mp3 > samples.f32
+"""
+
+import json
+import os
+import resource
+import sys
+import threading
+from collections.abc import Iterator
+
+import av
+import av.subtitles.codeccontext
+import av.subtitles.stream  # PyAV imports these two when a file opens, when no module can be opened any more
+import numpy as np
+from av.stream import Disposition
+from numpy.typing import NDArray
+
+LINE = 3  # the descriptor of the line to the parent, after standard input, output and error
+# Formats whose header states the length. Others' is FFmpeg's guess by the bit rate of the first frames, which errs.
+STATES_LENGTH = ("wav", "flac", "ogg", "avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
+
+# Seconds times channels of one frame: an honest one has less than a hundred, a rate of a few Hz has hours, all of it to
+# be resampled at once.
+MAX_FRAME_SECONDS = 1000
+
+
+class FaultError(Exception):
+    """Why there are no samples: a kind that `serving.media` has a class for, and what it was."""
+
+    def __init__(self, kind: str, says: str) -> None:
+        super().__init__(kind, says)
+        self.kind, self.says = kind, says
+
+
+def confine(line: int, memory: int, cpu_seconds: int, file_size: int) -> None:
+    """Leaves this process standard input and output and the line to its parent, and limits what it can take."""
+    os.dup2(line, LINE)
+    with open(os.devnull, "r+b") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 2)  # FFmpeg and Python quote what they read: none of it belongs in a log
+    os.closerange(LINE + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for what, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_FSIZE, file_size),
+        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_NOFILE, LINE + 1),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def end_with_parent() -> None:
+    """Ends this process when its parent is gone: the line then reads as ended."""
+    os.read(LINE, 1)
+    os._exit(1)
+
+
+def refuse(url: str, flags: int, options: object) -> None:  # noqa: ARG001
+    """FFmpeg's way to other files and addresses: there is none."""
+    raise FaultError("elsewhere", "it refers to other files or addresses")
+
+
+def opened() -> av.container.InputContainer:
+    """The file on standard input, as a stream of its own bytes."""
+    file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+    # No protocol at all: FFmpeg reads these bytes through `file`, and a playlist among them gets nothing to open.
+    return av.open(
+        file, "r", options={"protocol_whitelist": ""}, metadata_errors="replace", buffer_size=1 << 18, io_open=refuse
+    )
+
+
+def has_video() -> bool:
+    """Whether there is a moving picture: the cover of an album is none."""
+    with opened() as container:
+        return any(not stream.disposition & Disposition.attached_pic for stream in container.streams.video)
+
+
+def write_sound(rate: int, seconds: float) -> int:
+    """Writes the first audio track as float32 mono at `rate` Hz; gives the number of samples, `seconds` at most."""
+    samples = 0
+    try:
+        with opened() as container:
+            for chunk_N in sound(container, rate, seconds):
+                samples += chunk_N.size
+                if samples > seconds * rate:
+                    raise FaultError("too_long", "")
+                if not np.isfinite(chunk_N).all():
+                    raise FaultError("not_media", "holds samples that are not numbers; convert it anew")
+                write(memoryview(chunk_N.tobytes()))
+    except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+        at = f"after {samples / rate:.1f} s" if samples else "from the start"
+        raise FaultError("not_media", f"does not decode {at} ({error.strerror})") from error
+    return samples
+
+
+def write(data: memoryview) -> None:
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError as error:  # the disk is full
+        raise FaultError("no_room", error.strerror or "") from error
+
+
+def sound(container: av.container.InputContainer, rate: int, seconds: float) -> Iterator[NDArray[np.float32]]:
+    """Float32 mono pieces at `rate` Hz of the first audio track, in order."""
+    if not container.streams.audio:
+        raise FaultError("no_sound", "has no audio track")
+    states = container.duration if container.format.name in STATES_LENGTH else None
+    if states is not None and states / av.time_base > seconds:
+        raise FaultError("too_long", "")
+    resampler, layout = None, None
+    for frame in container.decode(container.streams.audio[0]):
+        if frame.samples * frame.layout.nb_channels > MAX_FRAME_SECONDS * frame.sample_rate:
+            raise FaultError("too_costly", "more memory")
+        frame.pts = None  # sound is laid end to end, whatever the clock of a container says
+        now = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or now != layout:  # a stream may change from stereo to mono, or its rate
+            if resampler is not None:
+                yield from mono(resampler.resample(None))
+            resampler, layout = av.AudioResampler(format="fltp", rate=rate), now
+        yield from mono(resampler.resample(frame))
+    if resampler is not None:
+        yield from mono(resampler.resample(None))
+
+
+def mono(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
+    """The mean of the channels: FFmpeg's own mix adds them up, and a loud stereo voice would pass full scale."""
+    for frame in frames:
+        yield frame.to_ndarray().mean(axis=0, dtype=np.float32)
+
+
+def answer(job: dict[str, float | str]) -> dict[str, object]:
+    """What `serving.media` is told: the result, or the kind of fault and what it was."""
+    try:
+        if job["want"] == "video":
+            return {"value": int(has_video())}
+        return {"value": write_sound(int(job["rate"]), float(job["seconds"]))}
+    except FaultError as fault:
+        return {"fault": fault.kind, "says": fault.says}
+    except MemoryError:
+        return {"fault": "too_costly", "says": "more memory"}
+    except av.FFmpegError as error:
+        return {"fault": "not_media", "says": f"does not open ({error.strerror})"}
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    confine(job["line"], job["memory"], job["cpu_seconds"], job["file_size"])
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    os.write(LINE, b"ready\n")
+    os.write(LINE, json.dumps(answer(job)).encode())
+    os._exit(0)  # nothing is left to tidy, and the thread above still waits
+
+
+if __name__ == "__main__":
+    main()

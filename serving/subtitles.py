@@ -1,0 +1,134 @@
+"""A transcript as the files people take away: plain text, SRT, WebVTT, JSON.
+
+Decision: four short writers of our own, because each format is a few lines and what matters is what a library does not
+do: cues that never overlap or run backwards, text that cannot end a cue or become markup, file names that no system
+chokes on. Cues are the transcript's segments; WebVTT also carries the times of the words where there are some.
+
+    write(transcript, folder, "lecture.mp3") → {"txt": folder/lecture.txt, "srt": …, "vtt": …, "json": …}
+"""
+
+import html
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from serving.transcript import Segment, Transcript
+
+JOINER = "\u2060"  # word joiner: of no width, and keeps players from seeing markup
+MEANS_SOMETHING = re.compile(r"[<{]|--(?=>)|\d:\d\d(?=[,.]\d)")
+LONGEST_NAME = 120  # bytes; systems allow 255, with a suffix, and browsers add " (1)"
+# What Windows keeps for devices, with any suffix.
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE)
+UNNAMED = "transcript"
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A piece of text on the screen, in whole milliseconds."""
+
+    start: int
+    end: int
+    segment: Segment
+    text: str
+
+
+def cues(transcript: Transcript) -> Iterator[Cue]:
+    """The segments that say something, in order: each lasts a millisecond at least, none begins before another ends."""
+    last = 0
+    for segment in transcript.segments:
+        text = one_line(segment.text)
+        if text:
+            start = max(_milliseconds(segment.start), last)
+            last = max(_milliseconds(segment.end), start + 1)
+            yield Cue(start, last, segment, text)
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, which would end a cue, and without control characters."""
+    return " ".join("".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs")).split())
+
+
+def txt(transcript: Transcript) -> str:
+    return transcript.text.strip() + "\n"
+
+
+def srt(transcript: Transcript) -> str:
+    """SubRip: numbered cues. It has no escaping: a sign that is not seen breaks up markup, arrows and times."""
+    blocks = []
+    for number, cue in enumerate(cues(transcript), 1):
+        text = MEANS_SOMETHING.sub(lambda sign: sign[0] + JOINER, cue.text)
+        blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def vtt(transcript: Transcript) -> str:
+    """WebVTT, which browsers play."""
+    blocks = ["WEBVTT\n"]
+    for cue in cues(transcript):
+        blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_timed(cue)}\n")
+    return "\n".join(blocks)
+
+
+def _timed(cue: Cue) -> str:
+    """The text, escaped, each word but the first after the time it is said at, as far as those times increase."""
+    pieces, done, last = [], 0, cue.start
+    for word in cue.segment.words:
+        text, time = one_line(word.text), _milliseconds(word.start)
+        place = cue.text.find(text, done)
+        if text and place > 0 and last < time < cue.end:
+            pieces += [cue.text[done:place], f"<{_clock(time, '.')}>"]
+            done, last = place, time
+    pieces.append(cue.text[done:])
+    return "".join(piece if index % 2 else html.escape(piece, quote=False) for index, piece in enumerate(pieces))
+
+
+def as_json(transcript: Transcript) -> str:
+    """Everything: seconds to the millisecond, `words` in each segment where there are some."""
+    document = asdict(transcript)
+    document["seconds"] = round(transcript.seconds, 3)
+    for segment in document["segments"]:
+        for timed in (segment, *segment["words"]):
+            timed["start"], timed["end"] = round(timed["start"], 3), round(timed["end"], 3)
+        if not segment["words"]:
+            del segment["words"]
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {"txt": txt, "srt": srt, "vtt": vtt, "json": as_json}
+
+
+def write(transcript: Transcript, folder: Path, name: str) -> dict[str, Path]:
+    """Writes every format into `folder`, named after the recording `name`; gives the files by format."""
+    stem = safe_stem(name)
+    files = {suffix: folder / f"{stem}.{suffix}" for suffix in FORMATS}
+    for suffix, path in files.items():
+        # Half a surrogate pair cannot be written as UTF-8.
+        path.write_text(FORMATS[suffix](transcript), encoding="utf-8", errors="replace", newline="\n")
+    return files
+
+
+def safe_stem(name: str) -> str:
+    """A file name without suffix, made of a recording's: one that every system takes, and that shows what it is.
+
+    Directories, control characters, marks that turn the reading direction, and signs that Windows does not take
+    are gone.
+    """
+    stem = re.sub(r"\.(?=[0-9]?[A-Za-z])[A-Za-z0-9]{1,5}$", "", re.split(r"[/\\]", name)[-1])
+    stem = "".join(c for c in unicodedata.normalize("NFC", stem) if c.isspace() or unicodedata.category(c)[0] != "C")
+    stem = " ".join(re.sub(r'[<>:"|?*]', "_", stem).split())
+    stem = stem.encode()[:LONGEST_NAME].decode(errors="ignore").strip(" .").lstrip("-~")
+    if RESERVED.match(stem):
+        stem = f"_{stem}"
+    return stem or UNNAMED
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _clock(milliseconds: int, mark: str) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{mark}{rest:03}"

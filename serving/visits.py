@@ -1,0 +1,176 @@
+"""What happens between a recording and its text on the page: the steps a visitor sees, as they come.
+
+Decision: Gradio knows nothing here. A run is a generator of `View`s, so that it can be read and tested alone. The one
+engine takes a step at a time under a lock: a run that Gradio has dropped may still be inside its last step when the
+next visitor's begins. A visitor's Cancel, or closed tab, sets that visitor's event, which the engine looks at.
+"""
+
+import math
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from serving import timeline
+from serving.errors import AudioError, StoppedError
+from serving.media import decoded
+from serving.subtitles import write
+from serving.transcribe import Options, Progress, Transcriber
+from serving.transcript import Transcript
+from serving.words import explain
+from serving.youtube import Video
+
+LOOK_EVERY = 0.3  # seconds between two looks at a download
+
+
+class Videos(Protocol):
+    """Where videos come from: the functions of `serving.youtube`."""
+
+    def look_up(self, link: str) -> Video: ...
+
+    def download(
+        self, video: Video, folder: Path, progress: Callable[[float], None], stopped: Callable[[], bool]
+    ) -> Path: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """What the visitor sees now."""
+
+    status: str
+    """HTML: a progress bar or a line."""
+    rows: str = ""
+    """HTML: the timeline's rows so far; only ever added to, so that Gradio sends what is new."""
+    text: str = ""
+    files: dict[str, Path] = field(default_factory=dict)
+    """The downloads, at the end; they are gone when the next view is asked for."""
+    running: bool = True
+
+
+class Visits:
+    """The engine, and who is being served: one run for a session at a time."""
+
+    def __init__(self, transcriber: Transcriber, videos: Videos, folder: Path) -> None:
+        self.transcriber, self.videos = transcriber, videos
+        self.folder = folder  # where Gradio's uploads lie: only what is there is served, and it goes with the page
+        self._step = threading.Lock()
+        self._stops: dict[str, threading.Event] = {}
+        self._folders: dict[str, Path] = {}
+
+    def begin(self, session: str) -> threading.Event:
+        """The session's new event; a run that the session still has stops."""
+        self.stop(session)
+        self._stops[session] = threading.Event()
+        return self._stops[session]
+
+    def stop(self, session: str) -> None:
+        """Ends the session's run, if it has one."""
+        if stop := self._stops.get(session):
+            stop.set()
+
+    def leave(self, session: str) -> None:
+        """Forgets a session, and what was fetched from YouTube for it."""
+        self.stop(session)
+        self._stops.pop(session, None)
+        if folder := self._folders.pop(session, None):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def transcript(self, path: Path, options: Options, session: str) -> Transcript:
+        """The whole transcript at once, for programs. Raises an `AudioError`."""
+        return _joined(list(self._steps(path, options, self.begin(session))))
+
+    def run(self, path: Path, name: str, options: Options, session: str, words: dict[str, str]) -> Iterator[View]:
+        """The views of a transcription, to the downloads or to the reason why there are none; raises nothing."""
+        stop = self._stops.get(session) or self.begin(session)
+        began, found = time.monotonic(), list[Progress]()
+        rows = text = ""
+        yield View(timeline.bar(words["reading"]))
+        try:
+            for step in self._steps(path, options, stop):
+                found.append(step)
+                rows += "".join(timeline.row(segment, step.language) for segment in step.segments)
+                text = " ".join(filter(None, [text, *(segment.text for segment in step.segments)]))
+                yield View(_progress(step, time.monotonic() - began, words), rows, text)
+        except StoppedError:
+            yield from self._last(timeline.note(words["stopped"], "stopped"), rows, found, name)
+        except AudioError as error:
+            yield View(timeline.note(explain(error, words), "error"), rows, text, running=False)
+        else:
+            taken = timeline.duration(time.monotonic() - began)
+            says = words["finished"].format(seconds=timeline.duration(found[-1].seconds), taken=taken)
+            status = timeline.note(says, "done") if rows else timeline.note(words["silence"], "stopped")
+            yield from self._last(status, rows, found, name)
+
+    def fetch(self, video: Video, session: str, words: dict[str, str]) -> Iterator[View | Path]:
+        """The views of a download, then its path, or a last view that says why there is none."""
+        stop = self._stops.get(session) or self.begin(session)
+        if folder := self._folders.pop(session, None):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.folder.mkdir(exist_ok=True)
+        folder = self._folders[session] = Path(tempfile.mkdtemp(prefix="youtube-", dir=self.folder))
+        shares = [0.0]
+        with ThreadPoolExecutor(1) as pool:
+            fetched = pool.submit(self.videos.download, video, folder, shares.append, stop.is_set)
+            try:
+                while not fetched.done():
+                    yield View(timeline.bar(words["downloading"], shares[-1]))
+                    time.sleep(LOOK_EVERY)
+            finally:
+                if not fetched.done():  # the visitor left
+                    stop.set()
+        try:
+            yield fetched.result()
+        except StoppedError:
+            yield View(timeline.note(words["StoppedError"], "stopped"), running=False)
+        except AudioError as error:
+            yield View(timeline.note(explain(error, words), "error"), running=False)
+
+    def _sweep(self) -> None:
+        """Gradio leaves an empty file behind for each upload (`gr.File`, its `NamedTemporaryFile`)."""
+        for left in self.folder.glob("tmp*"):
+            if left.is_file() and left.stat().st_size == 0:
+                left.unlink(missing_ok=True)
+
+    def _steps(self, path: Path, options: Options, stop: threading.Event) -> Iterator[Progress]:
+        self._sweep()
+        if stop.is_set():
+            raise StoppedError(f"{path.name}: was cancelled")
+        with decoded(path, stopped=stop.is_set) as audio_N:
+            steps = self.transcriber.stream(audio_N, options, stop.is_set)
+            while True:
+                with self._step:
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
+
+    def _last(self, status: str, rows: str, found: list[Progress], name: str) -> Iterator[View]:
+        """The final view, with downloads if there is anything to download; they exist until the generator ends."""
+        transcript = _joined(found)
+        if not transcript.segments:
+            yield View(status, running=False)
+            return
+        with tempfile.TemporaryDirectory(prefix="downloads-") as folder:  # Gradio serves copies of its own
+            files = write(transcript, Path(folder), name)
+            yield View(status, rows, transcript.text, files, running=False)
+
+
+def _joined(found: list[Progress]) -> Transcript:
+    """The transcript of the steps so far."""
+    segments = tuple(segment for step in found for segment in step.segments)
+    text = " ".join(segment.text for segment in segments)
+    return Transcript(text, segments, found[-1].seconds, found[-1].language) if found else Transcript("", (), 0.0)
+
+
+def _progress(step: Progress, taken: float, words: dict[str, str]) -> str:
+    """The bar, with the time left as the speed so far tells it."""
+    share = min(1.0, step.done / step.seconds) if step.seconds else 1.0
+    left = ""
+    if 0 < share < 1:
+        left = words["left"].format(time=timeline.duration(math.ceil(taken * (1 - share) / share)))
+    return timeline.bar(words["working"], share, left)
