@@ -1,20 +1,21 @@
 """A Hugging Face Space's app.py: the page with the Space's model, on CPU Basic or on ZeroGPU.
 
-Decision: one file for both, told apart as `spaces` itself does it, by SPACES_ZERO_GPU. That package has to come before
-PyTorch, which it keeps from CUDA until a GPU is lent (`serving/zerogpu.py`).
+Decision: one file for both, told apart as the package `spaces` does it, by SPACES_ZERO_GPU. On ZeroGPU that package is
+installed and has to be imported before PyTorch, as `serving/zerogpu.py` does; nowhere else is it needed.
 """
 
 import os
 from pathlib import Path
 
 if os.environ.get("SPACES_ZERO_GPU"):
-    import spaces  # noqa: F401
+    from serving.zerogpu import ZeroGPUTranscriber as Transcriber
+else:
+    from serving.transcribe import Transcriber  # type: ignore[assignment]
 
 from serving.app import check_port, run, warm_up
 from serving.errors import command
 from serving.model import quiet_transformers
 from serving.space_model import model_folder, settings
-from serving.transcribe import Transcriber
 
 HERE = Path(__file__).resolve().parent
 
@@ -27,7 +28,8 @@ def main() -> None:
     quiet_transformers()
     transcriber = Transcriber(model_folder(HERE))
     transcriber.name = settings(HERE)["name"]
-    warm_up(transcriber)
+    if not os.environ.get("SPACES_ZERO_GPU"):  # there, a GPU would have to be lent for it, and to nobody
+        warm_up(transcriber)
     run(transcriber, host, port)
 
 

@@ -22,6 +22,8 @@ from serving.space_model import SETTINGS
 from tests.hub_server import hub_server
 from tests.page_process import REPOSITORY, START_SECONDS, free_port
 
+STAND_INS = REPOSITORY / "tests" / "stand_ins"
+
 
 def serving_python() -> Path:
     """The interpreter of the environment `make test` builds, or the one named by SUSSURRO_SERVING_PYTHON."""
@@ -87,25 +89,33 @@ def test_a_space_answers_in_an_environment_of_its_requirements_alone(
     assert jiwer.wer(sentence.lower(), text.lower()) < 0.5
 
 
-def test_a_space_fetches_a_model_on_the_hub_and_shows_its_name(
+def test_the_same_app_works_on_zerogpu_with_a_model_on_the_hub(
     space: Path, base_model_dir: Path, clip: tuple[Path, str], tmp_path: Path
 ) -> None:
+    """`spaces` is a stand-in, which forks and pickles as the real one does."""
     recording, sentence = clip
-    hub, from_hub = tmp_path / "hub", tmp_path / "space"
+    hub, from_hub, log = tmp_path / "hub", tmp_path / "space", tmp_path / "log"
     (hub / "anna").mkdir(parents=True)
     (hub / "anna/base-it").symlink_to(base_model_dir)
     from_hub.mkdir()
     shutil.copy(space / "app.py", from_hub)  # no link: it looks for its model where it lies
     (from_hub / "serving").symlink_to(space / "serving")
     (from_hub / SETTINGS).write_text(json.dumps({"name": "base-it", "model": "anna/base-it"}))
+    zerogpu = {"SPACES_ZERO_GPU": "true", "PYTHONPATH": str(STAND_INS), "SPACES_LOG": str(log)}
     with (
         hub_server(hub) as (endpoint, asked),
-        running_space(from_hub, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_PROGRESS_BARS="1") as url,
+        running_space(from_hub, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_PROGRESS_BARS="1", **zerogpu) as url,
     ):
-        assert jiwer.wer(sentence.lower(), ask(url, recording).lower()) < 0.5
-        title = Client(url, verbose=False, analytics_enabled=False).config["title"]
-    assert title == "Sussurro · base-it"
+        assert [json.loads(line) for line in log.read_text().splitlines()] == [
+            {"decorated": True, "before_torch": True}  # and no GPU was asked for while nobody was there
+        ]
+        client = Client(url, verbose=False, analytics_enabled=False)
+        text = client.predict(handle_file(str(recording)), api_name="/transcribe")
+        assert client.config["title"] == "Sussurro · base-it"
+    assert jiwer.wer(sentence.lower(), text.lower()) < 0.5
     assert any("/anna/base-it/resolve/" in request and "model.safetensors" in request for request in asked)
+    _, *loans = [json.loads(line) for line in log.read_text().splitlines()]
+    assert loans == [{"seconds": 15}, {"ended": True}]  # a clip of a few seconds asks for the least
 
 
 def test_the_environment_is_that_of_the_spaces_requirements_and_holds_nothing_else_of_the_project(space: Path) -> None:
