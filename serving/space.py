@@ -30,7 +30,8 @@ from huggingface_hub.utils import get_token, validate_repo_id
 from serving.errors import UserError, command
 from serving.model import check_folder
 from serving.space_model import FILES, FOLDER, SETTINGS, HubModelError, reason
-from serving.transcribe import FEATURES, GENERATION, TOKENIZER
+from serving.transcribe import FEATURES
+from serving.vocabulary import GENERATION, TOKENIZER
 
 SERVING = Path(__file__).resolve().parent
 NOT_SERVED = {

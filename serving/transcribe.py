@@ -1,9 +1,10 @@
-"""Speech to text with a Hugging Face Whisper folder, by transformers and PyTorch.
+"""Speech to text with a Hugging Face Whisper folder.
 
-A recording of up to 30 s is one pass without timestamps: the same prompt the model is fine-tuned and scored with. A
-longer one goes through transformers' sequential long-form generation, which moves its 30 s window to the last
-timestamp the model wrote, so that a sentence cut by the window's end is heard again whole. No window is ever skipped
-as silent (`no_speech_threshold` stays off): text must not be lost.
+A recording of up to 30 s is one window, written without timestamps: the prompt the model is fine-tuned and scored with.
+Of a longer one the speech is found (`vad`) and put into windows that meet at pauses (`windows`); these are written
+several at once, with timestamps. Three things guard the text: where a transcript ends while there is speech left in its
+window, the rest is heard again; a window that comes out as a loop ("grazie grazie …") is written again, by sampling;
+and what holds no speech at all has no text, where Whisper would invent some.
 
 N samples, M mel bins, F mel frames (3000 in 30 s).
 
@@ -13,150 +14,213 @@ N samples, M mel bins, F mel frames (3000 in 30 s).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 import tyro
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from transformers import WhisperFeatureExtractor
 
-from serving.errors import AudioError, command
+from serving.errors import StoppedError, command
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio
-from serving.model import ModelError, load_model, quiet_transformers
+from serving.model import ModelError, check_folder, quiet_transformers
+from serving.pytorch import PyTorchWhisper
+from serving.segments import closed, compression, split, words
 from serving.transcript import Segment, Transcript
+from serving.vad import CHUNK, VoiceActivity
+from serving.vocabulary import GENERATION, TOKENIZER, UNSPACED, read_vocabulary
+from serving.windows import SPEECH, WINDOW, Window, windows
 
-WINDOW_SECONDS = 30.0
-TOKENIZER, GENERATION, FEATURES = "tokenizer.json", "generation_config.json", "preprocessor_config.json"
+__all__ = ["Options", "Progress", "StoppedError", "Transcriber", "never"]
 
-# A window whose text compresses better than this is a loop ("grazie grazie …") and is decoded again, by sampling.
-# The threshold and the temperatures are OpenAI's (openai/whisper, transcribe.py), on transformers' scale.
-LOOP_COMPRESSION_RATIO = 1.35
+FEATURES = "preprocessor_config.json"
+
+# A window whose text compresses better than this is a loop and is written again, by sampling. The threshold and the
+# temperatures are OpenAI's (openai/whisper, transcribe.py); transformers' 1.35 on tokens takes litanies for loops.
+LOOP_COMPRESSION_RATIO = 2.4
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+UNHEARD = 1.0  # seconds of speech after the last timestamp of a window that are worth hearing again
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
 class Options:
+    """What is asked of a recording."""
+
     language: str | None = None
-    task: str = "transcribe"
+    """ISO 639-1 code of what is spoken; None: the model's own, else detected."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """`translate`: into English."""
     words: bool = False
+    """Also the time of each word."""
 
 
 @dataclass(frozen=True)
 class Progress:
+    """A step on the way through a recording: the segments found since the last one."""
+
     segments: tuple[Segment, ...]
     done: float
+    """Seconds of the recording that are finished."""
     seconds: float
+    """Its length."""
     language: str
+    """ISO 639-1 code; empty before it is detected."""
 
 
-class StoppedError(AudioError):
-    """Somebody asked for the work to stop."""
+class Engine(Protocol):
+    """Whisper itself, by whichever library. `Any` is what `hear` gives and the others take."""
+
+    mel_bins: int
+    batch_size: int
+
+    def hear(self, log_mel_BMF: Any, samples: list[int], stopped: Callable[[], bool]) -> Any: ...
+    def language(self, heard: Any) -> str: ...
+    def write(
+        self, heard: Any, rows: list[int], prompt: list[int], temperature: float, stopped: Callable[[], bool]
+    ) -> list[list[int]]: ...
+    def times(self, heard: Any, row: int, prompt: list[int], tokens: list[int]) -> list[float]: ...
 
 
 class Transcriber:
-    languages: tuple[str, ...] = ("it",)
-    language: str | None = "it"
-    can_translate = False
-
-    def stream(self, audio_N, options=Options(), stopped=lambda: False) -> Iterator[Progress]:
-        found = self.transcribe_audio(audio_N)
-        yield Progress(found.segments, found.seconds, found.seconds, "it")
-
-    """A Whisper folder, ready to transcribe: float32 on the CPU, float16 (as OpenAI published it) on a CUDA device.
-
-    The language is the folder's own (`generation_config.language`); where it names none, Whisper detects it.
-    Not for two threads at once: transformers keeps state of a generation on the model.
-    """
+    """A Whisper folder, ready to transcribe; for one call at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        check_folder(folder, needs=(TOKENIZER, GENERATION, FEATURES))
         self.name = folder.resolve().name
-        self.model = load_model(folder, self.dtype, needs=(TOKENIZER, GENERATION, FEATURES)).to(self.device)
-        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self.vocabulary = read_vocabulary(folder)
+        self.engine: Engine = PyTorchWhisper(folder, self.vocabulary)
         self.features = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        config, generation = self.model.config, self.model.generation_config
-        if self.features.feature_size != config.num_mel_bins:
+        self.voice_activity = VoiceActivity()
+        if self.features.feature_size != self.engine.mel_bins:
             raise ModelError(
                 f"{folder}: {FEATURES} makes {self.features.feature_size} mel bins, config.json asks for"
-                f" {config.num_mel_bins}; export the model again"
+                f" {self.engine.mel_bins}; export the model again"
             )
-        if getattr(generation, "no_timestamps_token_id", None) is None:
-            raise ModelError(f"{folder}: {GENERATION} lacks no_timestamps_token_id; export the model again")
-        generation.max_length = config.max_target_positions  # the default, 20, would cut every transcript
-        self.options = {"task": "transcribe"} if getattr(generation, "is_multilingual", False) else {}
+        self.language = self.vocabulary.language
+        """The model's own language; None where it has none."""
+        self.languages = tuple(self.vocabulary.languages) or (self.language or "en",)
+        self.can_translate = "translate" in self.vocabulary.tasks and bool(self.vocabulary.languages)
 
-    def transcribe(self, path: Path | str, on_progress: Callable[[float], None] | None = None) -> Transcript:
-        """The transcript of any audio or video file.
+    def transcribe(self, path: Path | str, options: Options = Options()) -> Transcript:
+        """The transcript of any audio or video file. Raises an `AudioError` for one that cannot be transcribed."""
+        return self.transcribe_audio(load_audio(Path(path)), options)
 
-        `on_progress` is called with the share of a long recording that is done. Raises an `AudioError` for a file
-        that cannot be transcribed.
-        """
-        return self.transcribe_audio(load_audio(Path(path)), on_progress)
-
-    @torch.inference_mode()
-    def transcribe_audio(
-        self, audio_N: NDArray[np.float32], on_progress: Callable[[float], None] | None = None
-    ) -> Transcript:
+    def transcribe_audio(self, audio_N: NDArray[np.float32], options: Options = Options()) -> Transcript:
         """The transcript of float32 mono samples (N,) at 16 kHz."""
-        seconds = audio_N.size / SAMPLE_RATE
-        if seconds > WINDOW_SECONDS:
-            segments = self._long(audio_N, seconds, on_progress)
-        else:
-            segments = self._short(audio_N, seconds)
-        text = "".join(segment.text for segment in segments).strip()
-        spoken = tuple(Segment(s.start, s.end, s.text.strip()) for s in segments if s.text.strip())
-        return Transcript(text, spoken, seconds)
+        segments: list[Segment] = []
+        language = ""
+        for progress in self.stream(audio_N, options):
+            segments.extend(progress.segments)
+            language = progress.language
+        between = "" if language in UNSPACED else " "
+        text = between.join(segment.text for segment in segments)
+        return Transcript(text, tuple(segments), audio_N.size / SAMPLE_RATE, language)
 
-    def _short(self, audio_N: NDArray[np.float32], seconds: float) -> list[Segment]:
-        log_mel_1MF = self.features(audio_N, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        tokens_1L = self.model.generate(
-            log_mel_1MF.to(self.device, self.dtype),
-            num_beams=1,
-            do_sample=False,
-            return_timestamps=False,
-            **self.options,
-        )
-        return [Segment(0.0, seconds, self._text(tokens_1L[0]))]
+    def stream(
+        self,
+        audio_N: NDArray[np.float32],
+        options: Options = Options(),
+        stopped: Callable[[], bool] = never,
+    ) -> Iterator[Progress]:
+        """The segments of float32 mono samples (N,) at 16 kHz as they are found; the first step has none yet.
 
-    def _long(
-        self, audio_N: NDArray[np.float32], seconds: float, on_progress: Callable[[float], None] | None
-    ) -> list[Segment]:
-        log_mel_1MF = self.features(
-            audio_N, sampling_rate=SAMPLE_RATE, return_tensors="pt", truncation=False, padding="longest"
-        ).input_features
-
-        def report(frames_B2: torch.Tensor) -> None:
-            done, total = frames_B2[0].tolist()
-            if on_progress is not None:
-                on_progress(min(1.0, done / total))
-
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # only a looping window is sampled; the same recording gives the same text
-            found = self.model.generate(
-                log_mel_1MF.to(self.device, self.dtype),
-                num_beams=1,
-                temperature=TEMPERATURES,
-                compression_ratio_threshold=LOOP_COMPRESSION_RATIO,
-                return_timestamps=True,
-                return_segments=True,
-                monitor_progress=report,
-                **self.options,
-            )["segments"][0]
-        return [
-            Segment(_within(s["start"], seconds), _within(s["end"], seconds), self._text(s["tokens"])) for s in found
-        ]
-
-    def _text(self, tokens_L: torch.Tensor) -> str:
-        """The words: in Whisper's vocabulary every special token and timestamp follows the end-of-text token."""
-        eos = self.model.config.eos_token_id
-        return self.tokenizer.decode([token for token in tokens_L.tolist() if token < eos])
+        The samples may be a memory map: they are read a minute at a time. Raises `LanguageError` for options the model
+        does not have, `StoppedError` soon after `stopped()` is true.
+        """
+        seconds, language = audio_N.size / SAMPLE_RATE, options.language or self.language or ""
+        if language:
+            self.vocabulary.prompt(language, options.task, timestamps=True)  # raises before any work
+        yield Progress((), 0.0, seconds, language)
+        probability_C = self.voice_activity(audio_N, stopped)
+        speech = _Speech(self, audio_N, probability_C, options, stopped)
+        ahead = list(windows(audio_N, probability_C))
+        if ahead and audio_N.size <= WINDOW:
+            ahead, speech.timestamps = [Window(((0, audio_N.size),))], False
+        batch_size = 1  # the first text soon, later windows by the batch
+        while ahead:
+            batch, ahead = ahead[:batch_size], ahead[batch_size:]
+            heard = speech.hear(batch)
+            language = language or self.engine.language(heard)
+            found = speech.segments(batch, heard, language)
+            yield Progress(tuple(found), batch[-1].end / SAMPLE_RATE if ahead else seconds, seconds, language)
+            batch_size = min(2 * batch_size, self.engine.batch_size)
+        if not language or probability_C.max() < SPEECH:
+            yield Progress((), seconds, seconds, language)
 
 
-def _within(time: torch.Tensor, seconds: float) -> float:
-    """A timestamp of a recording that ends at `seconds`: a multiple of 0.02 s, which may overshoot the end."""
-    return min(round(time.item(), 2), seconds)
+@dataclass
+class _Speech:
+    """One recording on its way through the engine."""
+
+    transcriber: Transcriber
+    audio_N: NDArray[np.float32]
+    probability_C: NDArray[np.float32]
+    options: Options
+    stopped: Callable[[], bool]
+    timestamps: bool = True
+
+    def hear(self, batch: list[Window]) -> Any:
+        sounds = [window.of(self.audio_N) for window in batch]
+        log_mel_BMF = self.transcriber.features(sounds, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        return self.transcriber.engine.hear(log_mel_BMF, [window.samples for window in batch], self.stopped)
+
+    def segments(self, batch: list[Window], heard: Any, language: str) -> list[Segment]:
+        """What is said in the windows, in order; where a transcript ends early, the rest is heard again."""
+        written = self.write(heard, len(batch), language)
+        found: list[Segment] = []
+        for row, (window, tokens) in enumerate(zip(batch, written, strict=True)):
+            before, rest = self._unheard(window, tokens)
+            found += self._segments(window, heard, row, tokens if rest is None else before, language)
+            if rest is not None:
+                found += self.segments([rest], self.hear([rest]), language)
+        return found
+
+    def write(self, heard: Any, count: int, language: str) -> list[list[int]]:
+        """The windows' tokens; of a loop the try that repeats itself least."""
+        transcriber, rows = self.transcriber, list(range(count))
+        prompt = transcriber.vocabulary.prompt(language, self.options.task, self.timestamps)
+        best: dict[int, tuple[float, list[int]]] = {}
+        for temperature in TEMPERATURES:
+            for row, tokens in zip(
+                rows, transcriber.engine.write(heard, rows, prompt, temperature, self.stopped), strict=True
+            ):
+                ratio = compression(transcriber.vocabulary.text(tokens))
+                if row not in best or ratio < best[row][0]:
+                    best[row] = (ratio, tokens)
+            rows = [row for row in rows if best[row][0] > LOOP_COMPRESSION_RATIO]
+            if not rows:
+                break
+        return [best[row][1] for row in range(count)]
+
+    def _segments(self, window: Window, heard: Any, row: int, tokens: list[int], language: str) -> Iterator[Segment]:
+        vocabulary, times = self.transcriber.vocabulary, []
+        parts = split(tokens, vocabulary, window.samples / SAMPLE_RATE)
+        if self.options.words and parts:
+            prompt = vocabulary.prompt(language, self.options.task, timestamps=False)
+            times = self.transcriber.engine.times(heard, row, prompt, [token for *_, said in parts for token in said])
+        first = 0
+        for start, end, said in parts:
+            text = vocabulary.text(said).strip()
+            spoken = words(said, times[first : first + len(said) + 1], vocabulary, language) if times else ()
+            first += len(said)
+            if text:
+                yield window.segment(Segment(start, end, text, spoken))
+
+    def _unheard(self, window: Window, tokens: list[int]) -> tuple[list[int], Window | None]:
+        """The segments that the model closed, and what of the window follows, where there is speech in it.
+
+        A segment that it left open may stop anywhere, so it is part of what follows.
+        """
+        before, until = closed(tokens, self.transcriber.vocabulary)
+        rest = window.after(until)
+        if not self.timestamps or until < UNHEARD or rest is None:  # hearing the same again would not help
+            return tokens, None
+        chunks = np.concatenate([self.probability_C[start // CHUNK : end // CHUNK] for start, end in rest.pieces])
+        return before, rest if (chunks >= SPEECH).sum() * CHUNK / SAMPLE_RATE > UNHEARD else None
 
 
 @dataclass(frozen=True)

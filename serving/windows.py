@@ -1,0 +1,128 @@
+"""What the model hears of a long recording: its speech, in windows of at most 30 s that meet at pauses.
+
+Decisions. Long silences, noise and music are left out: on them Whisper invents. Stretches of speech are joined, each
+with `PADDING` of what surrounds it, so that a window is full and no word begins abruptly; a join is a pause of twice
+that. Where a stretch must be cut it is cut within the longest dip of speech probability, at its quietest 32 ms; that is
+a pause where the speaker makes one in fifteen seconds, else the least of all places. Windows neither overlap nor leave
+out speech, so that nothing said is heard twice or not at all.
+
+N samples, C chunks (32 ms).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.media import SAMPLE_RATE
+from serving.transcript import Segment, Word
+from serving.vad import CHUNK
+
+WINDOW = 30 * SAMPLE_RATE  # samples
+SPEECH, SILENCE = 0.35, 0.15  # probabilities at which speech begins and ends: rather hear too much than too little
+PADDING = SAMPLE_RATE // 2 // CHUNK  # chunks
+DIP = 9  # chunks, 0.3 s, over which the probability is averaged where a stretch must be cut
+
+
+@dataclass(frozen=True)
+class Window:
+    """Pieces of a recording, in samples, that are heard as one."""
+
+    pieces: tuple[tuple[int, int], ...]
+
+    @property
+    def samples(self) -> int:
+        return sum(end - start for start, end in self.pieces)
+
+    @property
+    def end(self) -> int:
+        """Where in the recording it ends, in samples."""
+        return self.pieces[-1][1]
+
+    def of(self, audio_N: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A copy of the window's sound."""
+        return np.concatenate([audio_N[start:end] for start, end in self.pieces])
+
+    def segment(self, heard: Segment) -> Segment:
+        """A segment of the window, and its words, at their times in the recording."""
+        spoken = tuple(Word(self.start_of(w.start), self.end_of(w.end), w.text) for w in heard.words)
+        return Segment(self.start_of(heard.start), self.end_of(heard.end), heard.text, spoken)
+
+    def start_of(self, seconds: float) -> float:
+        """Where in the recording that which begins `seconds` into the window begins."""
+        return self._time(seconds, at_join=1)
+
+    def end_of(self, seconds: float) -> float:
+        """Where in the recording that which ends `seconds` into the window ends."""
+        return self._time(seconds, at_join=0)
+
+    def _time(self, seconds: float, at_join: int) -> float:
+        left = max(0, round(seconds * SAMPLE_RATE))
+        for start, end in self.pieces:
+            if left + at_join <= end - start:
+                return (start + left) / SAMPLE_RATE
+            left -= end - start
+        return self.end / SAMPLE_RATE
+
+    def after(self, seconds: float) -> "Window | None":
+        """What follows `seconds` into the window; None where nothing does."""
+        left, pieces = round(seconds * SAMPLE_RATE), []
+        for start, end in self.pieces:
+            if left < end - start:
+                pieces.append((start + max(0, left), end))
+            left -= end - start
+        return Window(tuple(pieces)) if pieces else None
+
+
+def stretches(probability_C: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """Where there is speech, in chunks, with `PADDING` around it; stretches that then touch are one."""
+    found: list[tuple[int, int]] = []
+    start = None
+    loud_C, silent_C = probability_C >= SPEECH, probability_C < SILENCE
+    for chunk in np.flatnonzero(loud_C | silent_C).tolist():
+        if start is None and loud_C[chunk]:
+            start = chunk
+        elif start is not None and silent_C[chunk]:
+            found.append((start, chunk))
+            start = None
+    if start is not None:
+        found.append((start, probability_C.size))
+    joined: list[tuple[int, int]] = []
+    for start, end in ((max(0, a - PADDING), min(probability_C.size, b + PADDING)) for a, b in found):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def windows(audio_N: NDArray[np.float32], probability_C: NDArray[np.float32]) -> Iterator[Window]:
+    """The windows of a recording, in order."""
+    room = WINDOW // CHUNK
+    pieces: list[tuple[int, int]] = []
+    for start, end in stretches(probability_C):
+        while (filled := sum(b - a for a, b in pieces)) + end - start > room:
+            if end - start > room or filled < room // 2:
+                cut = _cut(audio_N, probability_C, start, start + room - filled)
+                pieces.append((start, cut))
+                start = cut
+            yield _window(pieces, audio_N.size)
+            pieces = []
+        pieces.append((start, end))
+    if pieces:
+        yield _window(pieces, audio_N.size)
+
+
+def _cut(audio_N: NDArray[np.float32], probability_C: NDArray[np.float32], start: int, limit: int) -> int:
+    """The chunk, of the latter half of start…limit, before which to cut: within the deepest dip, the quietest."""
+    first = (start + limit) // 2
+    around = np.ones(DIP) / DIP
+    mean_C = np.convolve(np.pad(probability_C[first:limit], DIP // 2, mode="edge"), around, mode="valid")
+    dip = first + int(np.flatnonzero(mean_C <= mean_C.min() + 0.01)[-1])
+    chunks = range(max(first, dip - DIP // 2), min(limit, dip + DIP // 2 + 1))
+    return min(chunks, key=lambda chunk: float(np.square(audio_N[chunk * CHUNK : (chunk + 1) * CHUNK]).sum()))
+
+
+def _window(pieces: list[tuple[int, int]], samples: int) -> Window:
+    return Window(tuple((start * CHUNK, min(end * CHUNK, samples)) for start, end in pieces))
