@@ -20,7 +20,7 @@ import psutil
 from data.errors import UserError
 
 PATIENCE_SECONDS = 600  # for an answer, which may wait for all others
-TRY_AGAIN_SECONDS = (1.0, 3.0)  # after "busy", drawn between these
+TRY_AGAIN_SECONDS = (1.0, 3.0)  # after "busy", and between two nuisances; drawn between these
 SAMPLE_EVERY = 1.0  # seconds between two looks at memory
 BROKEN = {
     "letter.mp3": b"Cara Anna, " * 1000,
@@ -35,7 +35,7 @@ class Report:
     """What clients saw, and what the page took."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    """How many requests ended how: right, wrong, busy, refused (a broken file), lost."""
+    """How many requests ended how: right, busy, wrong, lost; of the two nuisances those refused, and those left."""
     seconds: list[float] = field(default_factory=list)
     """Of the right answers: from sending the clip to its text, waiting in line included."""
     memory: list[int] = field(default_factory=list)
@@ -92,8 +92,8 @@ async def transcribe(client: Client, name: str, content: bytes, arguments: list[
         return "lost", f"{type(error).__name__}: {error}"
 
 
-async def good_client(client: Client, load: "Load", rng: random.Random) -> None:
-    """Sends clips, one after the other, and compares what comes back."""
+async def good_client(client: Client, load: "Load", rng: random.Random) -> bool:
+    """Sends a clip and compares what comes back; whether the page was not too busy for it."""
     clip = rng.choice(load.clips)
     began = time.monotonic()
     kind, said = await transcribe(client, clip.name, clip.read_bytes(), load.arguments)
@@ -102,24 +102,25 @@ async def good_client(client: Client, load: "Load", rng: random.Random) -> None:
         load.report.seconds.append(time.monotonic() - began)
     elif kind == "busy":
         load.report.answers["busy"] += 1
-        await asyncio.sleep(rng.uniform(*TRY_AGAIN_SECONDS))
     else:
         load.report.answers["lost" if kind == "lost" else "wrong"] += 1
         load.report.wrong.append(f"{clip.name}: {kind}: {said}")
+    return kind != "busy"
 
 
-async def broken_client(client: Client, load: "Load", rng: random.Random) -> None:
+async def broken_client(client: Client, load: "Load", rng: random.Random) -> bool:
     """Sends what is no recording, which has to be refused in words."""
     name, content = rng.choice(list(BROKEN.items()))
     kind, said = await transcribe(client, name, content, load.arguments)
-    as_it_should = {"error": "refused", "busy": "busy"}
-    load.report.answers[as_it_should.get(kind, "lost" if kind == "lost" else "wrong")] += 1
-    if kind not in as_it_should:
+    if kind == "error":
+        load.report.answers["refused"] += 1
+    elif kind != "busy":
+        load.report.answers["lost" if kind == "lost" else "wrong"] += 1
         load.report.wrong.append(f"{name}: {kind}: {said}")
-    await asyncio.sleep(rng.uniform(*TRY_AGAIN_SECONDS))
+    return kind != "busy"
 
 
-async def leaving_client(client: Client, load: "Load", rng: random.Random) -> None:
+async def leaving_client(client: Client, load: "Load", rng: random.Random) -> bool:
     """Stands in line and goes before its answer comes."""
     clip = rng.choice(load.clips)
     event = await client.join(await client.upload(clip.name, clip.read_bytes()), load.arguments)
@@ -127,7 +128,7 @@ async def leaving_client(client: Client, load: "Load", rng: random.Random) -> No
         with suppress(TimeoutError, httpx.HTTPError):
             await asyncio.wait_for(client.result(event), timeout=0.5)
         load.report.answers["left"] += 1
-    await asyncio.sleep(rng.uniform(*TRY_AGAIN_SECONDS))
+    return bool(event)
 
 
 @dataclass
@@ -152,15 +153,18 @@ class Load:
         await client.http.aclose()
 
     async def all_at_once(self, clients: int, seconds: float, page: psutil.Process) -> None:
-        """`clients` good ones, a broken and a leaving one go on for `seconds`, each at least once."""
+        """`clients` good ones, a broken and a leaving one go on for `seconds`, each at least once; those two until the
+        page was not too busy for them."""
         until = time.monotonic() + seconds
 
-        async def repeat(act: Callable[[Client, "Load", random.Random], Awaitable[None]], seed: int) -> None:
+        async def repeat(act: Callable[[Client, "Load", random.Random], Awaitable[bool]], seed: int) -> None:
             client, rng = Client(self.url), random.Random(seed)
             while True:
-                await act(client, self, rng)
-                if time.monotonic() >= until:
+                served = await act(client, self, rng)
+                if time.monotonic() >= until and (served or act is good_client):
                     break
+                if not served or act is not good_client:
+                    await asyncio.sleep(rng.uniform(*TRY_AGAIN_SECONDS))
             await client.http.aclose()
 
         async def watch() -> None:

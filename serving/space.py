@@ -199,14 +199,19 @@ def based_on(folder: Path) -> list[str] | None:
     return [name for name in names if name.count("/") == 1] or None
 
 
-def push(folder: Path, repo: str, private: bool) -> str:
-    """Puts the Space on the hub in one commit; its address. Raises `SpaceError` with the hub's reason."""
-    token = get_token()
+def write_token() -> str:
+    """The hub's token of whoever runs this. Raises `SpaceError` where there is none."""
+    token: str | None = get_token()
     if token is None:
         raise SpaceError(
             "no token for the Hugging Face hub: make one that may write at https://huggingface.co/settings/tokens"
             " and set HF_TOKEN, or run `hf auth login`"
         )
+    return token
+
+
+def push(folder: Path, repo: str, private: bool, token: str) -> str:
+    """Puts the Space on the hub in one commit; its address. Raises `SpaceError` with the hub's reason."""
     api = HfApi(token=token)
     try:
         made = api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
@@ -229,8 +234,9 @@ def push(folder: Path, repo: str, private: bool) -> str:
 @command
 def main() -> None:
     config = tyro.cli(SpaceConfig)
+    token = write_token() if config.repo else ""  # asked for before anything is written
     folder = write_space(config)
-    print(push(folder, config.repo, config.private) if config.repo else folder)
+    print(push(folder, config.repo, config.private, token) if config.repo else folder)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,10 @@ class Visits:
 
     def transcript(self, path: Path, options: Options, session: str) -> Transcript:
         """The whole transcript at once, for programs. Raises an `AudioError`."""
-        return _joined(list(self._steps(path, options, self.begin(session))))
+        try:
+            return _joined(list(self._steps(path, options, self.begin(session))))
+        finally:
+            self._stops.pop(session, None)  # a program has no tab whose closing would be told
 
     def run(self, path: Path, name: str, options: Options, session: str, words: dict[str, str]) -> Iterator[View]:
         """The views of a transcription, to the downloads or to the reason why there are none; raises nothing."""

@@ -51,8 +51,8 @@ def test_fifty_clients_at_once_get_their_own_text_or_are_told_to_come_back(page,
     asyncio.run(load.all_at_once(CLIENTS, 0, process))
     answers = load.report.answers
     assert load.report.wrong == []
-    assert answers["right"] + answers["busy"] + answers["refused"] + answers["left"] == CLIENTS + 2
-    assert answers["right"] >= QUEUE_SIZE  # who found a place in line got a text
+    assert (answers["right"] + answers["busy"], answers["refused"], answers["left"]) == (CLIENTS, 1, 1)
+    assert answers["right"] >= QUEUE_SIZE - 2  # the two others had a place in line, at most
 
 
 def test_a_full_queue_is_said_at_once_to_programs(page, clips: list[Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, SpaceHardware, metadata_load
 
 from serving.errors import UserError
 from serving.space import SpaceConfig, write_space
+from tests.hub_commits import commit_hub
 from tests.hub_server import hub_server
 from tests.page_process import REPOSITORY
 
@@ -123,13 +124,13 @@ def test_what_is_no_model_makes_no_space(tmp_path: Path) -> None:
     assert not (tmp_path / "space").exists()
 
 
-def command(endpoint: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(endpoint: str, tmp_path: Path, *arguments: str, token: str = "") -> subprocess.CompletedProcess[str]:
     """The command as people run it, against a hub that stands in; the hub's address is read when Python starts."""
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
+    hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
     return subprocess.run(
         [sys.executable, "-m", "serving.space", "--out", str(tmp_path / "space"), *arguments],
         cwd=REPOSITORY,
-        env=environment,
+        env=os.environ | hub,
         capture_output=True,
         text=True,
         check=False,
@@ -154,3 +155,32 @@ def test_a_model_on_the_hub_is_named_not_copied(small_model_dir: Path, tmp_path:
     assert json.loads((tmp_path / "space/space.json").read_text()) == {"name": "base-it", "model": "anna/base-it"}
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
     assert unknown.stderr.startswith("error: anna/nothing: no folder here, and of a model of that name the hub says")
+
+
+def test_a_space_is_pushed_in_one_commit_that_takes_old_code_away(small_model_dir: Path, tmp_path: Path) -> None:
+    asked_for = ("--model", str(small_model_dir), "--repo", "anna/base-it")
+    with commit_hub("README.md", "serving/old.py", "notes.txt") as (endpoint, asked):
+        done = command(endpoint, tmp_path, *asked_for, token="hf_right")
+        refused = command(endpoint, tmp_path, *asked_for, token="hf_wrong")
+    assert (done.returncode, done.stdout) == (0, f"{endpoint}/spaces/anna/base-it\n"), done.stderr
+    made = json.loads(next(body for _, path, _, body in asked if path.endswith("/repos/create")))
+    assert (made["type"], made["sdk"], made["name"]) == ("space", "gradio", "base-it")
+    (commit,) = [body for _, path, token, body in asked if "/commit/" in path and token == "Bearer hf_right"]
+    lines = [json.loads(line) for line in commit.splitlines()]
+    found = {kind: {line["value"]["path"] for line in lines if line["key"] == kind} for kind in ("file", "lfsFile")}
+    written = {path.relative_to(tmp_path / "space").as_posix() for path in (tmp_path / "space").rglob("*")}
+    sent = found["file"] | found["lfsFile"]
+    assert sent == {name for name in written if (tmp_path / "space" / name).is_file()}
+    assert found["lfsFile"] == {"model/model.safetensors"}
+    assert [line["value"]["path"] for line in lines if line["key"] == "deletedFile"] == ["serving/old.py"]
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert refused.stderr.startswith("error: anna/base-it: the hub refuses")
+
+
+def test_without_a_token_nothing_is_written_or_pushed(small_model_dir: Path, tmp_path: Path) -> None:
+    with commit_hub() as (endpoint, asked):
+        done = command(endpoint, tmp_path, "--model", str(small_model_dir), "--repo", "anna/base-it")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: no token for the Hugging Face hub: make one")
+    assert not (tmp_path / "space").exists()
+    assert [path for _, path, *_ in asked if "/repos/" in path] == []
