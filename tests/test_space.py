@@ -184,3 +184,24 @@ def test_without_a_token_nothing_is_written_or_pushed(small_model_dir: Path, tmp
     assert done.stderr.startswith("error: no token for the Hugging Face hub: make one")
     assert not (tmp_path / "space").exists()
     assert [path for _, path, *_ in asked if "/repos/" in path] == []
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What `make` says in a folder that has nothing else of the project; with BIN nothing is installed."""
+    command = ["make", "-f", str(REPOSITORY / "Makefile"), "BIN=bin", *words]
+    clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("target", ["serve", "space", "transcribe"])
+def test_the_newest_exported_model_is_taken_and_without_any_the_way_to_one_is_told(tmp_path: Path, target: str) -> None:
+    none = make(tmp_path, target)
+    said = [line for line in none.stderr.splitlines() if not line.startswith("make: ***")]
+    assert (none.returncode, none.stdout, len(said)) == (2, "", 1)
+    assert said[0].startswith("error: no model here yet: run `make demo`")
+    for age, folder in enumerate(("demo/model", "models/old", "models/newest")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.safetensors").touch()
+        os.utime(tmp_path / folder / "model.safetensors", (1e9 + age, 1e9 + age))
+    assert "--model models/newest" in make(tmp_path, "-n", target).stdout
+    assert "--model demo/model" in make(tmp_path, "-n", target, "MODEL=demo/model").stdout
