@@ -32,6 +32,7 @@ STATES_LENGTH = ("wav", "flac", "ogg", "avi", "matroska,webm", "mov,mp4,m4a,3gp,
 # Seconds times channels of one frame: an honest one has less than a hundred, a rate of a few Hz has hours, all of it to
 # be resampled at once.
 MAX_FRAME_SECONDS = 1000
+MAX_BAD = 10  # packets that do not decode, beside one in twenty
 
 
 class FaultError(Exception):
@@ -47,7 +48,7 @@ def confine(line: int, memory: int, cpu_seconds: int, file_size: int) -> None:
     os.dup2(line, LINE)
     with open(os.devnull, "r+b") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 2)  # FFmpeg and Python quote what they read: none of it belongs in a log
-    os.closerange(LINE + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.closerange(LINE + 1, 256)
     for what, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, cpu_seconds),
@@ -55,7 +56,9 @@ def confine(line: int, memory: int, cpu_seconds: int, file_size: int) -> None:
         (resource.RLIMIT_DATA, memory),
         (resource.RLIMIT_NOFILE, LINE + 1),
     ):
-        resource.setrlimit(what, (limit, limit))
+        already = resource.getrlimit(what)[1]
+        lower = limit if already == resource.RLIM_INFINITY else min(limit, already)
+        resource.setrlimit(what, (lower, lower))
 
 
 def end_with_parent() -> None:
@@ -120,7 +123,7 @@ def sound(container: av.container.InputContainer, rate: int, seconds: float) -> 
     if states is not None and states / av.time_base > seconds:
         raise FaultError("too_long", "")
     resampler, layout = None, None
-    for frame in container.decode(container.streams.audio[0]):
+    for frame in frames(container):
         if frame.samples * frame.layout.nb_channels > MAX_FRAME_SECONDS * frame.sample_rate:
             raise FaultError("too_costly", "more memory")
         frame.pts = None  # sound is laid end to end, whatever the clock of a container says
@@ -132,6 +135,26 @@ def sound(container: av.container.InputContainer, rate: int, seconds: float) -> 
         yield from mono(resampler.resample(frame))
     if resampler is not None:
         yield from mono(resampler.resample(None))
+
+
+def frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+    """The first audio track, without the packets that do not decode, as players do, as long as these are few.
+
+    Tags at the end of an mp3 that look like sound, or a scratch, must not cost a lecture.
+    """
+    good = bad = 0
+    for packet in container.demux(container.streams.audio[0]):
+        try:
+            decoded = packet.decode()
+            good += 1
+        except av.InvalidDataError:
+            decoded = []
+            bad += 1
+            if bad > MAX_BAD + good // 20:
+                raise
+        yield from decoded
+    if bad > good:
+        raise FaultError("not_media", "holds hardly a packet that decodes")
 
 
 def mono(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:

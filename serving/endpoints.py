@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from serving.errors import AudioError
+from serving.errors import UserError
 from serving.transcribe import Options
 from serving.transcript import Transcript
 from serving.visits import Visits
@@ -32,14 +32,9 @@ def add_endpoints(visits: Visits, file: gr.File) -> None:
         words = words_of(request)
         if path is None:
             raise _notice(words["nothing"])
-        known = visits.transcriber.languages
-        if options.language not in (None, *known):
-            raise _notice(words["bad_language"].format(language=options.language, languages=", ".join(known)))
-        if options.task == "translate" and not visits.transcriber.can_translate:
-            raise _notice(words["no_translation"])
         try:
             return visits.transcript(Path(path), options, request.session_hash)
-        except AudioError as error:
+        except UserError as error:
             raise _notice(explain(error, words)) from error
 
     def transcribe(recording: str | None, language: str, translate: bool, request: gr.Request) -> str:

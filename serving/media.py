@@ -210,9 +210,10 @@ def _result(said: bytes, returncode: int, name: str, limits: Limits) -> int:
     if not said.startswith(b"ready\n"):
         raise RuntimeError(f"{PROGRAM.name} does not start (status {returncode}): its error stands above")
     if returncode != 0 or not said.endswith(b"}"):
-        if returncode == -signal.SIGXCPU or returncode == -signal.SIGKILL:
+        if returncode in (-signal.SIGXCPU, -signal.SIGKILL):
             raise TooCostlyError(
-                f"{name}: takes more than {limits.cpu_seconds} s to decode; convert it to mp3 or cut it into parts"
+                f"{name}: takes more than the {limits.cpu_seconds} s or the memory allowed for decoding;"
+                " convert it to mp3 or cut it into parts"
             )
         raise NotMediaError(f"{name}: makes the decoder fail (status {returncode}); convert it to mp3 and try again")
     answer = json.loads(said.removeprefix(b"ready\n"))

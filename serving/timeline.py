@@ -51,7 +51,8 @@ def player(path: Path, kind: str, words: dict[str, str]) -> str:
     source = f"gradio_api/file={quote(str(path))}"
     return (
         f'<{kind} controls playsinline preload="metadata" src="{escape(source)}"'
-        f' aria-label="{escape(words["player"])}"></{kind}><p class="unplayable" hidden>{escape(words["unplayable"])}</p>'
+        f' aria-label="{escape(words["player"])}"></{kind}>'
+        f'<p class="unplayable" hidden>{escape(words["unplayable"])}</p>'
     )
 
 

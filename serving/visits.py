@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 from serving import timeline
-from serving.errors import AudioError, StoppedError
+from serving.errors import StoppedError, UserError
 from serving.media import decoded
 from serving.subtitles import write
 from serving.transcribe import Options, Progress, Transcriber
 from serving.transcript import Transcript
+from serving.vocabulary import UNSPACED
 from serving.words import explain
 from serving.youtube import Video
 
@@ -81,7 +82,7 @@ class Visits:
             shutil.rmtree(folder, ignore_errors=True)
 
     def transcript(self, path: Path, options: Options, session: str) -> Transcript:
-        """The whole transcript at once, for programs. Raises an `AudioError`."""
+        """The whole transcript at once, for programs. Raises a `UserError`."""
         try:
             return _joined(list(self._steps(path, options, self.begin(session))))
         finally:
@@ -97,11 +98,11 @@ class Visits:
             for step in self._steps(path, options, stop):
                 found.append(step)
                 rows += "".join(timeline.row(segment, step.language) for segment in step.segments)
-                text = " ".join(filter(None, [text, *(segment.text for segment in step.segments)]))
+                text = _text(found)
                 yield View(_progress(step, time.monotonic() - began, words), rows, text)
         except StoppedError:
             yield from self._last(timeline.note(words["stopped"], "stopped"), rows, found, name)
-        except AudioError as error:
+        except UserError as error:
             yield View(timeline.note(explain(error, words), "error"), rows, text, running=False)
         else:
             taken = timeline.duration(time.monotonic() - began)
@@ -130,7 +131,7 @@ class Visits:
             yield fetched.result()
         except StoppedError:
             yield View(timeline.note(words["StoppedError"], "stopped"), running=False)
-        except AudioError as error:
+        except UserError as error:
             yield View(timeline.note(explain(error, words), "error"), running=False)
 
     def _sweep(self) -> None:
@@ -154,20 +155,25 @@ class Visits:
 
     def _last(self, status: str, rows: str, found: list[Progress], name: str) -> Iterator[View]:
         """The final view, with downloads if there is anything to download; they exist until the generator ends."""
-        transcript = _joined(found)
-        if not transcript.segments:
+        if not rows:
             yield View(status, running=False)
             return
+        transcript = _joined(found)
         with tempfile.TemporaryDirectory(prefix="downloads-") as folder:  # Gradio serves copies of its own
             files = write(transcript, Path(folder), name)
             yield View(status, rows, transcript.text, files, running=False)
 
 
+def _text(found: list[Progress]) -> str:
+    """What was said so far."""
+    between = "" if found[-1].language in UNSPACED else " "
+    return between.join(segment.text for step in found for segment in step.segments)
+
+
 def _joined(found: list[Progress]) -> Transcript:
     """The transcript of the steps so far."""
     segments = tuple(segment for step in found for segment in step.segments)
-    text = " ".join(segment.text for segment in segments)
-    return Transcript(text, segments, found[-1].seconds, found[-1].language) if found else Transcript("", (), 0.0)
+    return Transcript(_text(found), segments, found[-1].seconds, found[-1].language)
 
 
 def _progress(step: Progress, taken: float, words: dict[str, str]) -> str:

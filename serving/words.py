@@ -55,8 +55,6 @@ ENGLISH = {
     "model": "Model",
     "nothing": "There is no recording yet: press Record, or choose a file.",
     "no_link": "There is no link yet: paste one, such as https://youtu.be/…",
-    "bad_language": "This model does not know the language “{language}”. It knows: {languages}.",
-    "no_translation": "This model cannot translate.",
     "busy": (
         "This could not be taken on: too many people are waiting, or something went wrong. Try again in a minute."
     ),
@@ -135,8 +133,6 @@ ITALIAN = {
     "model": "Modello",
     "nothing": "Non c'è ancora una registrazione: premi Registra o scegli un file.",
     "no_link": "Non c'è ancora un link: incollane uno, come https://youtu.be/…",
-    "bad_language": "Questo modello non conosce la lingua «{language}». Conosce: {languages}.",
-    "no_translation": "Questo modello non sa tradurre.",
     "busy": (
         "Non è stato possibile procedere: ci sono troppe richieste, o qualcosa è andato storto. Riprova fra un minuto."
     ),
@@ -168,7 +164,7 @@ ITALIAN = {
     "RegionError": "YouTube non mostra il video nel paese di questo server. Scaricalo tu e caricalo qui.",
     "RemovedError": "Il video non c'è più, o non c'è mai stato. Controlla il link.",
     "LinkNetworkError": "YouTube non risponde. Riprova fra un minuto, o carica una registrazione.",
-    "LinkFailedError": "Non è stato possibile avere il video da YouTube. Provane un altro, o scaricalo tu e caricalo qui.",
+    "LinkFailedError": "Il video non si è potuto avere da YouTube. Provane un altro, o scaricalo tu e caricalo qui.",
 }
 TABLES = {"en": ENGLISH, "it": ITALIAN}
 

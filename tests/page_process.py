@@ -1,6 +1,5 @@
-"""The page as people start it, `python -m serving.app`, or with a scripted engine (tests/scripted_page.py), in a process
-of its own: Gradio leaves event loops unclosed, which here would fail whichever test the garbage collector met them
-in."""
+"""The page as people start it, `python -m serving.app`, or with a scripted engine (tests/scripted_page.py), in its own
+process: Gradio leaves event loops unclosed, which here would fail whichever test the garbage collector met them in."""
 
 import os
 import queue

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 import serving.page
 from serving.app import run
 from serving.errors import StoppedError, command
+from serving.links import NotYouTubeError
 from serving.media import SAMPLE_RATE
 from serving.transcribe import Options, Progress
 from serving.transcript import Segment, Transcript, Word
-from serving.youtube import NotYouTubeError, Video
+from serving.youtube import Video
 
 SENTENCES = (
     "Buongiorno a tutti.",
@@ -32,7 +33,7 @@ SENTENCES = (
 )
 TITLE = 'Il video <img src=x onerror="window.pwned=4">'
 LINK = "https://youtu.be/abcdefghijk"
-QUEUE_SIZE = 2
+QUEUE_SIZE = 1  # one waits, the next is told to come back
 EACH = 2.0  # seconds of recording to a sentence
 SLOW_FROM, PATIENCE = 60.0, 0.2
 PIXEL = bytes.fromhex(  # a PNG of one pixel

@@ -59,6 +59,22 @@ def test_a_clip_is_what_libsndfile_and_soxr_make_of_it(sample_corpus: Path) -> N
         assert np.corrcoef(got_N[:n], want_N[:n])[0, 1] > 0.999
 
 
+@pytest.mark.parametrize("tail", [b"LYRICSBEGIN una canzone " * 60, np.random.default_rng(0).bytes(3000)])
+def test_rubbish_after_a_clip_and_a_scratch_within_cost_no_more_than_that(
+    tmp_path: Path, sample_corpus: Path, tail: bytes
+) -> None:
+    """0.1 s: a frame or two of mp3 are 24 to 72 ms."""
+    clip = sorted((sample_corpus / "clips").glob("*.mp3"))[0]
+    whole_N, data = load_audio(clip), clip.read_bytes()
+    middle = len(data) // 2
+    scratched = data[:middle] + b"\xff" * 50 + data[middle + 50 :] + tail
+    (tmp_path / "x.mp3").write_bytes(scratched)
+    got_N = load_audio(tmp_path / "x.mp3")
+    assert abs(got_N.size - whole_N.size) / SAMPLE_RATE < 0.1
+    third = whole_N.size // 3
+    np.testing.assert_array_equal(got_N[:third], whole_N[:third])
+
+
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
 def test_a_tone_keeps_pitch_length_and_level_at_any_rate_and_channel_count(

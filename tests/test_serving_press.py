@@ -11,8 +11,6 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from gradio_client import Client, handle_file
-from gradio_client.utils import Status
 from playwright.sync_api import Browser, expect
 from playwright.sync_api import Page as Tab
 
@@ -28,7 +26,7 @@ from tests.page_browser import (
     way,
 )
 from tests.page_process import Page, scripted_page
-from tests.scripted_page import EACH, LINK, QUEUE_SIZE, SENTENCES, TITLE
+from tests.scripted_page import EACH, LINK, SENTENCES, TITLE
 
 SECONDS = 9.0  # five sentences of the script, each of its kinds
 LONG_SECONDS = 400.0  # 40 s of the script's patience: nobody waits for its end
@@ -201,7 +199,7 @@ def test_what_the_microphone_hears_is_transcribed_when_the_recording_stops(tab: 
     assert rows(tab).count() >= 1
 
 
-def test_cancel_stops_the_engine_and_the_next_visitor_is_served(
+def test_a_visitor_waits_or_is_told_to_come_back_and_cancel_stops_the_engine_for_the_next(
     browser: Browser, page: Page, tab: Tab, log: Path, lecture: Path, clip: Path
 ) -> None:
     upload(tab, "audio", lecture)
@@ -212,6 +210,11 @@ def test_cancel_stops_the_engine_and_the_next_visitor_is_served(
     with open_page(browser, page.url, "desktop") as second:
         upload(second, "audio", clip)
         expect(second.locator("#status")).to_contain_text("1 of 1 in the queue", timeout=PATIENCE_MS)
+        with open_page(browser, page.url, "desktop") as third:  # the scripted page's queue takes one
+            upload(third, "audio", clip)
+            expect(third.get_by_text("Too many people are waiting")).to_be_visible(timeout=PATIENCE_MS)
+            expect(third.locator("#status .note.error")).to_contain_text("Try again in a minute")
+            shoot(third, "busy")
         began = log.read_text().count("stopped")
         button(tab, "Cancel").click()
         expect(tab.locator("#status")).to_contain_text("Cancelled")
@@ -237,23 +240,6 @@ def test_one_who_waits_can_give_up_the_place_and_a_closed_tab_stops_the_engine(
     button(tab, "Transcribe").click()
     done(tab)
     assert log.read_text().count("began") == began + 1  # the run that was given up never began
-
-
-def test_when_the_queue_is_full_the_next_is_told_to_come_back(page: Page, tab: Tab, lecture: Path, clip: Path) -> None:
-    client = Client(page.url, verbose=False, analytics_enabled=False)
-    jobs = [client.submit(handle_file(str(lecture)), api_name="/transcribe") for _ in range(1 + QUEUE_SIZE)]
-    try:
-        wait_for(lambda: [job.status().code for job in jobs].count(Status.IN_QUEUE) == QUEUE_SIZE)
-        upload(tab, "audio", clip)
-        expect(tab.get_by_text("Too many people are waiting")).to_be_visible(timeout=PATIENCE_MS)
-        expect(tab.locator("#status .note.error")).to_contain_text("Try again in a minute")
-        shoot(tab, "busy")
-    finally:
-        for job in reversed(jobs):
-            job.cancel()
-    tab.wait_for_timeout(1000)
-    button(tab, "Transcribe").click()
-    done(tab)
 
 
 def test_options_reach_the_engine_and_words_play_alone(tab: Tab, log: Path, clip: Path) -> None:
