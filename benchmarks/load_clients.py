@@ -53,7 +53,9 @@ class Client:
     """A program that uses the page over HTTP."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.AsyncClient(base_url=f"{url.rstrip('/')}/gradio_api", timeout=PATIENCE_SECONDS)
+        # As Gradio's client: a connection for each request.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.AsyncClient(base_url=f"{url.rstrip('/')}/gradio_api", timeout=PATIENCE_SECONDS, limits=limits)
 
     async def upload(self, name: str, content: bytes) -> str:
         """The page's own path of the file."""

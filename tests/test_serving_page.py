@@ -1,12 +1,14 @@
-"""The page over HTTP, as a program uses it: text back, plain words for what cannot be read, nothing kept."""
+"""The page over HTTP, as a program uses it: text and segments, plain words for what cannot be read, nothing kept."""
 
 import csv
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import jiwer
 import pytest
 from gradio_client import Client, handle_file
@@ -57,8 +59,43 @@ def test_no_recording_is_answered_in_plain_words(page: Page) -> None:
         client(page).predict(None, api_name="/transcribe")
 
 
-def test_the_api_is_one_endpoint(page: Page) -> None:
-    assert list(client(page).view_api(print_info=False, return_format="dict")["named_endpoints"]) == ["/transcribe"]
+def test_segments_come_with_times_words_and_the_language(page: Page, clip: tuple[Path, str]) -> None:
+    recording, sentence = clip
+    found = client(page).predict(
+        handle_file(str(recording)), language="it", translate=False, words=True, api_name="/segments"
+    )
+    assert found["language"] == "it"
+    assert found["text"] == " ".join(segment["text"] for segment in found["segments"])
+    times = [(word["start"], word["end"]) for segment in found["segments"] for word in segment["words"]]
+    assert len(times) == len(found["text"].split())
+    assert times == sorted(times)
+    assert 0 <= times[0][0] < times[-1][1] <= found["seconds"]
+    assert jiwer.wer(sentence.lower(), found["text"].lower()) < 0.5
+
+
+def test_a_language_the_model_does_not_know_is_answered_in_plain_words(page: Page, clip: tuple[Path, str]) -> None:
+    with pytest.raises(AppError, match="This model does not know that language"):
+        client(page).predict(handle_file(str(clip[0])), "tlh", api_name="/transcribe")
+
+
+def test_the_api_is_two_endpoints_and_both_are_described(page: Page) -> None:
+    endpoints = client(page).view_api(print_info=False, return_format="dict")["named_endpoints"]
+    names = {name: [given["parameter_name"] for given in what["parameters"]] for name, what in endpoints.items()}
+    assert names == {
+        "/transcribe": ["recording", "language", "translate"],
+        "/segments": ["recording", "language", "translate", "words"],
+    }
+    for what in httpx.get(f"{page.url}gradio_api/info").json()["named_endpoints"].values():
+        assert what["description"]
+
+
+def test_the_readmes_client_works_as_it_stands(page: Page, clip: tuple[Path, str], capsys, monkeypatch) -> None:
+    readme = (REPOSITORY / "serving" / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(clip[0].parent)
+    exec(program.replace("http://127.0.0.1:7860/", page.url).replace("talk.mp3", clip[0].name), {})
+    printed = capsys.readouterr().out
+    assert jiwer.wer(clip[1].lower(), printed.splitlines()[-1].lower()) < 0.6  # a time stands before the text
 
 
 def test_uploads_lie_in_the_pages_own_folder(page: Page, clip: tuple[Path, str]) -> None:
