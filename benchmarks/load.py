@@ -106,7 +106,7 @@ def main() -> None:
         f"{model.name}, {config.clients} clients and 2 that misbehave, {took / 60:.1f} minutes, {os.cpu_count()} cores"
     )
     print_report(load.report, took)
-    print(f"  temporary files: {during} at the end (different uploads), {len(left)} after the page stopped")
+    print(f"  temporary files: {during} while it ran, {len(left)} after the page stopped")
     check(load.report, left)
 
 

@@ -20,7 +20,7 @@ import psutil
 from data.errors import UserError
 
 PATIENCE_SECONDS = 600  # for an answer, which may wait for all others
-TRY_AGAIN_SECONDS = (1.0, 3.0)  # after "busy", and between two nuisances; drawn between these
+TRY_AGAIN_SECONDS, NUISANCE_SECONDS = (1.0, 3.0), (0.2, 0.6)  # after "busy", and between two nuisances; drawn between
 SAMPLE_EVERY = 1.0  # seconds between two looks at memory
 BROKEN = {
     "letter.mp3": b"Cara Anna, " * 1000,
@@ -165,7 +165,9 @@ class Load:
                 served = await act(client, self, rng)
                 if time.monotonic() >= until and (served or act is good_client):
                     break
-                if not served or act is not good_client:
+                if act is not good_client:
+                    await asyncio.sleep(rng.uniform(*NUISANCE_SECONDS))
+                elif not served:
                     await asyncio.sleep(rng.uniform(*TRY_AGAIN_SECONDS))
             await client.http.aclose()
 

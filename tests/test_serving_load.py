@@ -4,9 +4,13 @@ The same clients as `make bench-load`, with an engine that needs no time.
 """
 
 import asyncio
+import contextvars
 import hashlib
 import re
+import threading
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio_client
@@ -19,6 +23,7 @@ from gradio_client.utils import QueueError
 
 from benchmarks.load import files_in, page_process
 from benchmarks.load_clients import Client, Load
+from serving.engine_thread import EngineThread
 from serving.media import SAMPLE_RATE, load_audio
 from serving.page import QUEUE_SIZE
 from tests.page_process import REPOSITORY, free_port
@@ -53,6 +58,27 @@ def test_fifty_clients_at_once_get_their_own_text_or_are_told_to_come_back(page,
     assert load.report.wrong == []
     assert (answers["right"] + answers["busy"], answers["refused"], answers["left"]) == (CLIENTS, 1, 1)
     assert answers["right"] >= QUEUE_SIZE - 2  # the two others had a place in line, at most
+
+
+def test_all_steps_are_computed_in_one_thread_which_keeps_nothing() -> None:
+    compute, asker = EngineThread(), contextvars.ContextVar("asker", default=0)
+
+    def ask(number: int) -> tuple[int, int]:
+        asker.set(number)
+        return compute(lambda: (threading.get_ident(), asker.get()))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(100)))
+    assert [number for _, number in found] == list(range(100))  # each in the context of whoever asked
+    assert len({thread for thread, _ in found} - {threading.get_ident()}) == 1
+    with pytest.raises(ZeroDivisionError):
+        compute(lambda: 1 // 0)
+    samples_N = np.zeros(3)
+    kept = weakref.ref(samples_N)
+    assert compute(lambda given=samples_N: given.size) == 3
+    del samples_N
+    compute(lambda: None)  # after this the thread has put the last one down
+    assert kept() is None
 
 
 def test_a_full_queue_is_said_at_once_to_programs(page, clips: list[Path], tmp_path: Path) -> None:
