@@ -74,7 +74,7 @@ class _Presses:
 
         ran = then(
             run, [source, *self.options], self.shown, show_progress="minimal", show_progress_on=self.page.status,
-            api_visibility="private", **ENGINE,
+            api_visibility="private", trigger_mode="multiple", **ENGINE,
         )  # fmt: skip
         ran.failure(self.refuse, None, [self.page.status, self.page.cancel], **QUIET)
         return ran

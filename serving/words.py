@@ -22,7 +22,7 @@ ENGLISH = {
     "example": "Try an example",
     "example_credit": (
         "Example: voice [Carlo Flora](http://www.carloflora.com), text Silvia Petrin, from Asterisk's Italian sounds,"
-        " [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/), converted to MP3."
+        " [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/), joined and converted."
     ),
     "transcribe": "Transcribe",
     "cancel": "Cancel",
@@ -100,7 +100,7 @@ ITALIAN = {
     "example": "Prova un esempio",
     "example_credit": (
         "Esempio: voce [Carlo Flora](http://www.carloflora.com), testo Silvia Petrin, dai suoni italiani di Asterisk,"
-        " [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/), convertito in MP3."
+        " [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/), uniti e convertiti."
     ),
     "transcribe": "Trascrivi",
     "cancel": "Annulla",

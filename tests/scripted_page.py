@@ -53,20 +53,25 @@ class ScriptedTranscriber:
     def stream(
         self, audio_N: NDArray[np.float32], options: Options, stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Progress]:
-        seconds = audio_N.size / SAMPLE_RATE
         self._write(f"began {options}")
+        try:
+            yield from self._say(audio_N.size / SAMPLE_RATE, options, stopped)
+            self._write("finished")
+        except (StoppedError, GeneratorExit):  # Gradio closes the run of a visitor who has left between two steps
+            self._write("stopped")
+            raise
+
+    def _say(self, seconds: float, options: Options, stopped: Callable[[], bool]) -> Iterator[Progress]:
         for at, start in enumerate(np.arange(0.0, seconds, EACH).tolist()):
             if seconds > SLOW_FROM:
                 time.sleep(PATIENCE)
             if stopped():
-                self._write("stopped")
                 raise StoppedError("the recording: was cancelled")
             end = min(start + EACH, seconds)
             text = "Translated." if options.task == "translate" else SENTENCES[at % len(SENTENCES)]
             times = np.linspace(start, end, len(text.split()) + 1).tolist()
             words = tuple(map(Word, times[:-1], times[1:], text.split())) if options.words else ()
             yield Progress((Segment(start, end, text, words),), end, seconds, options.language or "it")
-        self._write("finished")
 
     def transcribe_audio(self, audio_N: NDArray[np.float32]) -> Transcript:
         return Transcript("", (), audio_N.size / SAMPLE_RATE)

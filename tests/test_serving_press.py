@@ -44,9 +44,12 @@ def log(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path, log: Path) -> Iterator[Page]:
-    with scripted_page(log, folder) as page:
+def page(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    temporary = tmp_path_factory.mktemp("temporary")
+    with scripted_page(log, temporary) as page:
         yield page
+    left = [path for path in temporary.rglob("*") if path.is_file()]
+    assert left == []  # of uploads, downloads and what came from YouTube
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +243,15 @@ def test_one_who_waits_can_give_up_the_place_and_a_closed_tab_stops_the_engine(
     button(tab, "Transcribe").click()
     done(tab)
     assert log.read_text().count("began") == began + 1  # the run that was given up never began
+
+
+def test_another_file_chosen_meanwhile_takes_the_place_of_the_first(tab: Tab, lecture: Path, clip: Path) -> None:
+    upload(tab, "audio", lecture)
+    expect(rows(tab).nth(1)).to_be_visible(timeout=PATIENCE_MS)
+    tab.get_by_role("button", name="Clear").first.click()
+    upload(tab, "audio", clip)
+    done(tab)
+    assert rows(tab).locator(".said").all_text_contents() == said(SECONDS)
 
 
 def test_options_reach_the_engine_and_words_play_alone(tab: Tab, log: Path, clip: Path) -> None:
