@@ -46,9 +46,13 @@ class Window:
         return np.concatenate([audio_N[start:end] for start, end in self.pieces])
 
     def segment(self, heard: Segment) -> Segment:
-        """A segment of the window, and its words, at their times in the recording."""
-        spoken = tuple(Word(*self._times(word.start, word.end), word.text) for word in heard.words)
-        return Segment(*self._times(heard.start, heard.end), heard.text, spoken)
+        """A segment of the window, at its times in the recording, and its words, which do not leave those times."""
+        first, last = self._times(heard.start, heard.end)
+        spoken = []
+        for word in heard.words:
+            start, end = (min(max(time, first), last) for time in self._times(word.start, word.end))
+            spoken.append(Word(start, end, word.text))
+        return Segment(first, last, heard.text, tuple(spoken))
 
     def _times(self, start: float, end: float) -> tuple[float, float]:
         """What begins just before a join and goes on after it was said after it, and the other way round: Whisper lets
