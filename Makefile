@@ -29,6 +29,7 @@ LAST ?=
 BEST ?=
 FORMAT ?=
 REPO ?=
+SPACE ?= space
 DTYPE ?=
 FILE ?=
 PORT ?= 7860
@@ -46,14 +47,15 @@ COMPARED_ON = $(if $(or $(filter-out file,$(origin SHARDS)),$(wildcard $(SHARDS)
 # What serve and transcribe use: the newest exported model, the demo's among them.
 NEWEST = $(patsubst %/model.safetensors,%,$(shell ls -t $(addsuffix /model.safetensors,$(MODEL_DIR) models/* demo/model) \
   2>/dev/null | head -n 1))
-SERVED = $(or $(MODEL),$(NEWEST),demo/model)
+SERVED = $(or $(MODEL),$(NEWEST))
+NEEDS_MODEL = $(if $(SERVED),,echo "error: no model here yet: run \`make demo\` (8 minutes) or give one with MODEL=FOLDER" >&2; exit 2)
 
 FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHARDS)' --model $(TRAIN_MODEL) \
   --split '$(or $(SPLIT),train)' --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) \
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -113,10 +115,16 @@ publish: $(READY)  ## MODEL_DIR → REPO on the Hugging Face hub, with its card 
 	@$(BIN)/python -m jax_train.publish --repo '$(REPO)' --model-dir $(MODEL_DIR) $(if $(RUN),--run $(RUN)) $(ARGS)
 
 transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
+	@$(NEEDS_MODEL)
 	@$(BIN)/python -m serving.transcribe --model $(SERVED) $(FILE) $(ARGS)
 
 serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
+	@$(NEEDS_MODEL)
 	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(ARGS)
+
+space: $(READY)  ## MODEL (as for serve, or a name on the hub) → SPACE: a Hugging Face Space's folder [REPO: push it]
+	@$(NEEDS_MODEL)
+	@$(BIN)/python -m serving.space --model $(SERVED) --out $(SPACE) $(if $(REPO),--repo '$(REPO)') $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 

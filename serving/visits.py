@@ -1,8 +1,8 @@
 """What happens between a recording and its text on the page: the steps a visitor sees, as they come.
 
 Decision: Gradio knows nothing here. A run is a generator of `View`s, so that it can be read and tested alone. The one
-engine takes a step at a time under a lock: a run that Gradio has dropped may still be inside its last step when the
-next visitor's begins. A visitor's Cancel, or closed tab, sets that visitor's event, which the engine looks at.
+engine takes a step at a time, in a thread of its own: a run that Gradio has dropped may still be inside its last step
+when the next visitor's begins. A visitor's Cancel, or closed tab, sets that visitor's event, which the engine looks at.
 """
 
 import math
@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from serving import timeline
+from serving.engine_thread import EngineThread
 from serving.errors import StoppedError, UserError
 from serving.media import decoded
 from serving.subtitles import write
@@ -27,6 +29,7 @@ from serving.words import explain
 from serving.youtube import Video
 
 LOOK_EVERY = 0.3  # seconds between two looks at a download
+SWEEP_AFTER = 60 * 60  # seconds that an empty file may be an upload which has not sent anything yet
 
 
 class Videos(Protocol):
@@ -59,7 +62,7 @@ class Visits:
     def __init__(self, transcriber: Transcriber, videos: Videos, folder: Path) -> None:
         self.transcriber, self.videos = transcriber, videos
         self.folder = folder  # where Gradio's uploads lie: only what is there is served, and it goes with the page
-        self._step = threading.Lock()
+        self._compute = EngineThread()
         self._stops: dict[str, threading.Event] = {}
         self._folders: dict[str, Path] = {}
 
@@ -135,10 +138,15 @@ class Visits:
             yield View(timeline.note(explain(error, words), "error"), running=False)
 
     def _sweep(self) -> None:
-        """Gradio leaves an empty file behind for each upload (`gr.File`, its `NamedTemporaryFile`)."""
+        """Gradio leaves an empty file behind for each upload (`gr.File`, its `NamedTemporaryFile`).
+
+        A new one may be an upload that has just begun.
+        """
         for left in self.folder.glob("tmp*"):
-            if left.is_file() and left.stat().st_size == 0:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                found = left.stat()
+                if left.is_file() and found.st_size == 0 and time.time() - found.st_mtime > SWEEP_AFTER:
+                    left.unlink()
 
     def _steps(self, path: Path, options: Options, stop: threading.Event) -> Iterator[Progress]:
         self._sweep()
@@ -147,8 +155,7 @@ class Visits:
         with decoded(path, stopped=stop.is_set) as audio_N:
             steps = self.transcriber.stream(audio_N, options, stop.is_set)
             while True:
-                with self._step:
-                    step = next(steps, None)
+                step = self._compute(lambda: next(steps, None))
                 if step is None:
                     return
                 yield step

@@ -1,4 +1,4 @@
-"""As much of the Hugging Face hub as `datasets` asks for, over a folder of repositories."""
+"""As much of the Hugging Face hub as `datasets` and downloads of models ask for, over a folder of repositories."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-RESOLVE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)")
-API = re.compile(r"/api/datasets/([^/]+/[^/]+?)(?:/(revision|tree|paths-info)/[^/]+(?:/(.*))?)?")
+RESOLVE = re.compile(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/[^/]+/(.+)")
+API = re.compile(r"/api/(?:datasets|models)/([^/]+/[^/]+?)(?:/(revision|tree|paths-info)/[^/]+(?:/(.*))?)?")
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ class _Hub(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub_server(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address of a hub with the datasets in `folder` (org/name), and what it was asked for so far."""
+    """The address of a hub with the repositories in `folder` (org/name), and what it was asked for so far."""
     requests: list[str] = []
     handler = type("Hub", (_Hub,), {"folder": folder, "requests": requests})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

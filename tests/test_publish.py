@@ -4,8 +4,6 @@ import base64
 import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import ModelCard
@@ -16,6 +14,7 @@ from jax_train.model_card import model_card, scores_of
 from jax_train.publish import PublishConfig, files_to_add
 from jax_train.runlog import write_json
 from tests.conftest import REPOSITORY
+from tests.hub_commits import commit_hub
 
 RATES = {"wer": 24.7, "cer": 6.139, "wer_normalised": 14.506, "cer_normalised": 4.4965}
 NORMALISER = "transformers BasicTextNormalizer(remove_diacritics=False)"
@@ -115,64 +114,11 @@ def test_a_run_that_was_not_scored_has_no_scores_in_its_card(run):
     assert "model-index" not in text
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The hub's part of a commit: which files are large, where those go, and the commit itself."""
-
-    asked: list[tuple[str, str, str, bytes]]
-
-    def log_message(self, *_):
-        """Nothing."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.asked.append((self.command, self.path.split("?")[0], self.headers.get("Authorization", ""), body))
-        here = f"http://{self.headers['Host']}"
-        if self.path.endswith("/agent-harnesses"):  # the client's own, of no concern here
-            return self.answer({})
-        if self.headers.get("Authorization") != "Bearer hf_right" and self.command != "PUT":
-            return self.answer({"error": "Invalid username or password."}, 401)
-        if self.path.endswith("/repos/create"):
-            return self.answer({"url": f"{here}/anna/base-it"})
-        if "/preupload/" in self.path:
-            files = [file["path"] for file in json.loads(body)["files"]]
-            modes = ["lfs" if path.endswith(".safetensors") else "regular" for path in files]
-            found = [
-                {"path": path, "uploadMode": mode, "shouldIgnore": False}
-                for path, mode in zip(files, modes, strict=True)
-            ]
-            return self.answer({"files": found})
-        if self.path.endswith("/objects/batch"):
-            objects = [
-                one | {"actions": {"upload": {"href": f"{here}/store/{one['oid']}"}}}
-                for one in json.loads(body)["objects"]
-            ]
-            return self.answer({"objects": objects, "transfer": "basic"})
-        return self.answer(
-            {"commitUrl": f"{here}/anna/base-it/commit/1", "commitOid": "1", "commitMessage": "", "success": True}
-        )
-
-    do_PUT = do_GET = do_POST
-
-    def answer(self, content, status=200):
-        text = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-
 @pytest.fixture
 def hub():
     """Address of a stand-in for the hub, and what it was asked."""
-    asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"asked": asked}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with commit_hub() as found:
+        yield found
 
 
 def publish(exported, endpoint, home, token):

@@ -1,0 +1,243 @@
+"""The command that writes a Hugging Face Space: a folder with all it needs, to be pushed as it is.
+
+Decisions: the page's own code goes with it, so that a Space serves what was tested, and its requirements are the
+versions installed here, save two: yt-dlp, which has to follow YouTube, and PyTorch on ZeroGPU, which offers some
+versions alone. The model is copied, or stays on the hub and is fetched while the Space is built. Everything is written
+beside the final name and renamed.
+
+packages.txt is empty: Spaces hand its words to `apt-get install`, comments too, and PyAV brings its own FFmpeg.
+
+    python -m serving.space --model models/tiny-it --out space [--repo NAME]
+"""
+
+import json
+import re
+import shutil
+import string
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from huggingface_hub import HfApi, SpaceCardData, metadata_load
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.utils import get_token, validate_repo_id
+
+from serving.errors import UserError, command
+from serving.model import check_folder
+from serving.space_model import FILES, FOLDER, SETTINGS, HubModelError, reason
+from serving.transcribe import FEATURES
+from serving.vocabulary import GENERATION, TOKENIZER
+
+SERVING = Path(__file__).resolve().parent
+NOT_SERVED = {
+    "README.md",
+    "requirements.txt",
+    "space.md",
+    "space.py",
+    "space_app.py",
+    "to_ctranslate2.py",
+    "verify.py",
+    "verify_ggml.py",
+}
+"""Files of this package that are not in a Space's `serving`; some are at its top."""
+PYTHON = "3.12"  # ZeroGPU has 3.10 and 3.12, this code needs 3.11
+ZEROGPU_TORCH = "torch>=2.8,<2.12"
+LARGE_FILES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+
+
+class SpaceError(UserError):
+    """A Space cannot be written there, or not pushed."""
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """Writes a Hugging Face Space that transcribes with a model."""
+
+    model: str
+    """A Hugging Face Whisper folder, such as `make export` writes, or the name of a model on the hub."""
+    out: Path = Path("space")
+    """Folder to write; an earlier Space there is replaced."""
+    title: str = "Sussurro"
+    """The Space's title on the hub."""
+    hardware: Literal["cpu-basic", "zero-a10g"] = "cpu-basic"
+    """What the Space is made for: two CPU cores, or ZeroGPU."""
+    repo: str = ""
+    """Also push it to this Space on the hub, such as NAME/SPACE, made if it is not there; needs HF_TOKEN."""
+    private: bool = False
+    """Whether a Space that is made now is seen by its owner alone."""
+
+    def __post_init__(self) -> None:
+        if not self.title.strip():
+            raise SpaceError("--title: a Space needs one, such as Sussurro")
+
+
+def write_space(config: SpaceConfig) -> Path:
+    """The folder, complete. Raises a `UserError` for a model that is none, or where something else is in its place."""
+    out = config.out
+    if out.exists() and (not (out / SETTINGS).is_file() or (out / ".git").exists()):
+        raise SpaceError(f"{out}: exists and is no Space that this command wrote; give another --out, or move it away")
+    folder = Path(config.model).expanduser()
+    local = folder.exists()
+    files = [] if local else hub_files(config.model)
+    name = folder.resolve().name if local else config.model.split("/")[-1]
+    if local:
+        check_folder(folder, (TOKENIZER, GENERATION, FEATURES))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
+        space = Path(place) / "space"
+        _copy(SERVING, space / "serving", lambda path: path.name not in NOT_SERVED)
+        shutil.copyfile(SERVING / "space_app.py", space / "app.py")
+        if local:
+            _copy(folder, space / FOLDER, lambda path: path.name == "README.md" or is_model_file(path.name))
+        texts = {
+            "README.md": readme(config, name, files),
+            "requirements.txt": requirements(config.hardware),
+            "packages.txt": "",
+            ".gitattributes": LARGE_FILES,
+            SETTINGS: json.dumps({"name": name, "model": FOLDER if local else config.model}),
+        }
+        for file, text in texts.items():
+            (space / file).write_text(text, encoding="utf-8")
+        if out.exists():
+            out.rename(Path(place) / "replaced")
+        space.rename(out)
+    return out
+
+
+def _copy(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
+    for path in sorted(source.rglob("*")):
+        inside = path.relative_to(source)
+        if path.is_file() and wanted(path) and not any(part.startswith((".", "__pycache__")) for part in inside.parts):
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / inside)
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of a model is read here."""
+    return any(fnmatch(name, pattern) for pattern in FILES)
+
+
+def hub_files(name: str) -> list[str]:
+    """The files that are read of a model on the hub. Raises `HubModelError` if it has none, or cannot be asked."""
+    try:
+        validate_repo_id(name)
+        files = [file for file in HfApi().list_repo_files(name) if is_model_file(file)]
+    except HFValidationError as error:
+        raise HubModelError(f"{name}: neither a folder here nor a model's name on the hub; try `make demo`") from error
+    except (HTTPError, OSError) as error:
+        raise HubModelError(f"{name}: no folder here, and of a model of that name {reason(error)}") from error
+    absent = [file for file in ("config.json", TOKENIZER, GENERATION, FEATURES) if file not in files]
+    if not any(file.endswith(".safetensors") for file in files):
+        absent.append("*.safetensors")
+    if absent:
+        raise HubModelError(f"{name}: holds no {', '.join(absent)} on the hub; name a model exported by Sussurro")
+    return files
+
+
+def requirements(hardware: str) -> str:
+    """What the Space installs: the tested versions of what serving/requirements.txt names."""
+    lines = ["# Written by `make space`: the versions the page was tested with."]
+    for line in (SERVING / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        wish = line.split("#")[0].strip()
+        if not wish:
+            continue
+        name = re.split(r"[^\w.-]", wish)[0]
+        if name == "torch" and hardware == "zero-a10g":
+            lines.append(ZEROGPU_TORCH)
+        elif name == "yt-dlp":
+            lines.append(wish)
+        else:
+            lines.append(f"{name}=={_installed(name)}")
+    return "\n".join(lines) + "\n"
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name).split("+")[0]  # without the build's name, such as torch's +cpu
+    except PackageNotFoundError as error:
+        raise SpaceError(f"{name}: not installed, so there is no tested version; run `make setup`") from error
+
+
+def readme(config: SpaceConfig, name: str, files: list[str]) -> str:
+    """The Space's README.md: the front matter that configures it, and what visitors should know.
+
+    `files` are those of a model on the hub, which the Space's build fetches.
+    """
+    on_hub = bool(files)
+    card = SpaceCardData(
+        title=config.title,
+        emoji="🤫",
+        colorFrom="green",
+        colorTo="blue",
+        sdk="gradio",
+        sdk_version=_installed("gradio"),
+        python_version=PYTHON,
+        app_file="app.py",
+        models=[config.model] if on_hub else based_on(Path(config.model).expanduser()),
+        preload_from_hub=[f"{config.model} {','.join(files)}"] if on_hub else None,
+        tags=["automatic-speech-recognition", "whisper", "sussurro"],
+        short_description="Speech to text: record, or give a file or a video",
+        suggested_hardware=config.hardware,
+        license="mit",
+    )
+    body = string.Template((SERVING / "space.md").read_text(encoding="utf-8"))
+    model = f"[{config.model}](https://huggingface.co/{config.model})" if on_hub else f"`{name}`"
+    return f"---\n{card.to_yaml()}\n---\n\n{body.substitute(title=config.title, model=model)}"
+
+
+def based_on(folder: Path) -> list[str] | None:
+    """The hub models that a folder's own card says it was made from."""
+    if not (folder / "README.md").is_file():
+        return None
+    base = (metadata_load(folder / "README.md") or {}).get("base_model")
+    names = [base] if isinstance(base, str) else base or []
+    return [name for name in names if name.count("/") == 1] or None
+
+
+def write_token() -> str:
+    """The hub's token of whoever runs this. Raises `SpaceError` where there is none."""
+    token: str | None = get_token()
+    if token is None:
+        raise SpaceError(
+            "no token for the Hugging Face hub: make one that may write at https://huggingface.co/settings/tokens"
+            " and set HF_TOKEN, or run `hf auth login`"
+        )
+    return token
+
+
+def push(folder: Path, repo: str, private: bool, token: str) -> str:
+    """Puts the Space on the hub in one commit; its address. Raises `SpaceError` with the hub's reason."""
+    api = HfApi(token=token)
+    try:
+        made = api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
+        api.upload_folder(
+            repo_id=made.repo_id,
+            repo_type="space",
+            folder_path=folder,
+            commit_message="The page, by Sussurro",
+            delete_patterns=["serving/*", f"{FOLDER}/*"],
+        )
+    except HFValidationError as error:
+        raise SpaceError(f"--repo {repo}: {error}") from error
+    except HfHubHTTPError as error:
+        raise SpaceError(f"{repo}: the hub refuses ({str(error).strip().splitlines()[0]})") from error
+    except HTTPError as error:
+        raise SpaceError(f"{api.endpoint}: cannot be reached ({error}); try again") from error
+    return str(made)
+
+
+@command
+def main() -> None:
+    config = tyro.cli(SpaceConfig)
+    token = write_token() if config.repo else ""  # asked for before anything is written
+    folder = write_space(config)
+    print(push(folder, config.repo, config.private, token) if config.repo else folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Many clients at once: none lost, none wrong, each answered or told that the page is busy; and the documented client.
+
+The same clients as `make bench-load`, with an engine that needs no time.
+"""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio_client
+import httpx
+import numpy as np
+import psutil
+import pytest
+import soundfile
+from gradio_client.utils import QueueError
+
+from benchmarks.load import files_in, page_process
+from benchmarks.load_clients import Client, Load
+from serving.media import SAMPLE_RATE, load_audio
+from serving.page import QUEUE_SIZE
+from tests.page_process import REPOSITORY, free_port
+
+CLIENTS = 50
+ARGUMENTS = ["", False]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+    """A page whose temporary files are all gone once it has ended."""
+    tmp = tmp_path_factory.mktemp("page")
+    with page_process(["tests.load_page", str(free_port())], tmp) as page:
+        yield page
+    assert files_in(tmp) == []
+
+
+@pytest.fixture(scope="module")
+def clips(sample_corpus: Path) -> list[Path]:
+    return sorted((sample_corpus / "clips").glob("*.mp3"))[:8]
+
+
+def digest(clip: Path) -> str:
+    return hashlib.sha256(load_audio(clip).tobytes()).hexdigest()
+
+
+def test_fifty_clients_at_once_get_their_own_text_or_are_told_to_come_back(page, clips: list[Path]) -> None:
+    url, process = page
+    load = Load(url, clips, ARGUMENTS, expected={clip.name: digest(clip) for clip in clips})
+    asyncio.run(load.all_at_once(CLIENTS, 0, process))
+    answers = load.report.answers
+    assert load.report.wrong == []
+    assert (answers["right"] + answers["busy"], answers["refused"], answers["left"]) == (CLIENTS, 1, 1)
+    assert answers["right"] >= QUEUE_SIZE - 2  # the two others had a place in line, at most
+
+
+def test_a_full_queue_is_said_at_once_to_programs(page, clips: list[Path], tmp_path: Path) -> None:
+    url, _ = page
+    soundfile.write(tmp_path / "long.wav", np.zeros(61 * SAMPLE_RATE, np.float32), SAMPLE_RATE)
+
+    async def fill() -> tuple[list[str], httpx.Response, list[tuple[str, str]]]:
+        client = Client(url)
+        slow = await client.upload("long.wav", (tmp_path / "long.wav").read_bytes())
+        clip = await client.upload(clips[0].name, clips[0].read_bytes())
+        running = await client.join(slow, ARGUMENTS)
+        await asyncio.sleep(0.5)  # it leaves the line and is worked on
+        events = [running] + [await client.join(clip, ARGUMENTS) for _ in range(QUEUE_SIZE)]
+        data = {"data": [{"path": clip, "meta": {"_type": "gradio.FileData"}}, *ARGUMENTS]}
+        refused = await client.http.post("/call/transcribe", json=data)
+        with pytest.raises(QueueError, match="Queue is full! Please try again"):
+            await asyncio.to_thread(documented, url, clips[0])
+        results = [await client.result(event) for event in events]
+        await client.http.aclose()
+        return events, refused, results
+
+    events, refused, results = asyncio.run(fill())
+    assert all(events)
+    assert refused.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert refused.json()["detail"].startswith("Queue is full.")
+    assert [kind for kind, _ in results] == ["complete"] * (QUEUE_SIZE + 1)
+    assert {text for _, text in results[1:]} == {digest(clips[0])}
+
+
+def documented(url: str, recording: Path) -> object:
+    """What the client in docs/serving.md prints first."""
+    (program,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/serving.md").read_text("utf-8"), re.DOTALL)
+    program = program.replace("http://127.0.0.1:7860", url).replace("talk.mp3", str(recording))
+    said: list[object] = []
+    exec(program, {"print": lambda *words: said.append(words)})
+    return said
+
+
+def test_the_documented_client_works(page, clips: list[Path]) -> None:
+    url, _ = page
+    text, *passages = documented(url, clips[0])
+    assert text == (digest(clips[0]),)
+    assert passages == [(0.0, pytest.approx(load_audio(clips[0]).size / SAMPLE_RATE), digest(clips[0]))]
+    assert gradio_client.__version__
