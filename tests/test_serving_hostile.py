@@ -173,8 +173,11 @@ def hears_the_secret(audio_N: np.ndarray) -> bool:
         )
     ],
 )
-def test_a_file_that_names_others_reads_nothing(name: str, target: str, secrets: tuple[Path, str, list[str]]) -> None:
+def test_a_file_that_names_others_reads_nothing(
+    name: str, target: str, secrets: tuple[Path, str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, url, asked = secrets
+    monkeypatch.chdir(folder)  # so that a plain name would be found
     path = folder / name
     path.write_bytes(TRAPS[name](target.format(folder=folder, url=url)))
     try:

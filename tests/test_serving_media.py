@@ -1,5 +1,6 @@
 """Recordings of all kinds become float32 mono at 16 kHz, or an error that says what is wrong with them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -179,6 +180,20 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path, make, kind
         load_audio(path, max_seconds=3.0)
     assert path.name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_several_at_once_do_not_touch_each_other(tmp_path: Path) -> None:
+    good, bad = wav(tmp_path, tone(SAMPLE_RATE, 2.0)), junk(tmp_path)
+
+    def heard(path: Path) -> float:
+        try:
+            return float(np.abs(load_audio(path)).max())
+        except NotMediaError:
+            return 0.0
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(heard, [good, bad, good, bad]))
+    assert found == [0.5, 0.0, 0.5, 0.0]
 
 
 def test_the_page_speaks_the_visitors_language() -> None:

@@ -161,6 +161,7 @@ def test_a_picture_that_is_none_is_left_out(youtube: StandIn, answer: Any) -> No
             links.RemovedError,
         ),
         (refused("UNPLAYABLE", "The following content is not available on this app."), links.LinkFailedError),
+        (playable() | {"streamingData": {}}, links.LinkFailedError),
         (playable(seconds=7201), links.LinkTooLongError),
         (playable(isLive=True, isLiveContent=True), links.LiveError),
         (playable(isUpcoming=True), links.PremiereError),

@@ -2,6 +2,7 @@
 
 import datetime
 import http.server
+import ipaddress
 import json
 import ssl
 import sys
@@ -20,7 +21,18 @@ from cryptography.x509.oid import NameOID
 from serving.reach import Reach
 
 PAGE = b"""<html><script>ytcfg.set({"INNERTUBE_CONTEXT": {"client": {"clientName": "WEB"}}});</script></html>"""
-NAMES = ("*.youtube.com", "youtube.com", "*.googlevideo.com", "*.ytimg.com", "*.youtube.com.evil.example")
+LOOPBACK = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+# Others' names too: that they are not asked must not be the certificate's doing.
+NAMES = (
+    "*.youtube.com",
+    "youtube.com",
+    "*.googlevideo.com",
+    "*.ytimg.com",
+    "*.youtube.com.evil.example",
+    "evil.example",
+    "evilyoutube.com",
+    "localhost",
+)
 
 
 def certificate(folder: Path) -> Path:
@@ -32,7 +44,7 @@ def certificate(folder: Path) -> Path:
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in NAMES]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([*map(x509.DNSName, NAMES), LOOPBACK]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
