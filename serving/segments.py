@@ -5,9 +5,12 @@ Times are seconds from the window's start.
 
 import unicodedata
 import zlib
+from collections.abc import Callable
 
 from serving.transcript import Word
 from serving.vocabulary import UNSPACED, Vocabulary
+
+SPARSE = 1.5  # tokens a second of speech; people say three to seven
 
 
 def split(tokens: list[int], vocabulary: Vocabulary, seconds: float) -> list[tuple[float, float, list[int]]]:
@@ -27,13 +30,24 @@ def split(tokens: list[int], vocabulary: Vocabulary, seconds: float) -> list[tup
     return found
 
 
-def closed(tokens: list[int], vocabulary: Vocabulary) -> tuple[list[int], float]:
-    """The tokens up to the last timestamp that closes a segment, and its time; none and 0 where there is none."""
-    for index in range(len(tokens) - 1, 0, -1):
-        time = vocabulary.seconds(tokens[index])
-        if time is not None:
-            return tokens[: index + 1], time
-    return [], 0.0
+def finished(tokens: list[int], vocabulary: Vocabulary, speech: Callable[[float, float], float]) -> tuple[int, float]:
+    """How many of the tokens are segments that the model closed and that have words for their speech; where they end.
+
+    `speech` says how many seconds of speech there are from one time to another: Whisper may close a segment at the end
+    of the window and leave out the last sentences.
+    """
+    count, until, start, said = 0, 0.0, 0.0, 0
+    for index, token in enumerate(tokens):
+        time = vocabulary.seconds(token)
+        if time is None:
+            said += 1
+            continue
+        if said:
+            if said + 4 < SPARSE * speech(start, time):  # four more, for "Sì." said slowly
+                break
+            count, until, said = index + 1, time, 0
+        start = time
+    return count, until
 
 
 def compression(text: str) -> float:

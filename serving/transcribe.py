@@ -25,7 +25,7 @@ from serving.errors import StoppedError, command
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio
 from serving.model import ModelError, check_folder, quiet_transformers
 from serving.pytorch import PyTorchWhisper
-from serving.segments import closed, compression, split, words
+from serving.segments import compression, finished, split, words
 from serving.transcript import Segment, Transcript
 from serving.vad import CHUNK, VoiceActivity
 from serving.vocabulary import GENERATION, TOKENIZER, UNSPACED, read_vocabulary
@@ -211,16 +211,25 @@ class _Speech:
                 yield window.segment(Segment(start, end, text, spoken))
 
     def _unheard(self, window: Window, tokens: list[int]) -> tuple[list[int], Window | None]:
-        """The segments that the model closed, and what of the window follows, where there is speech in it.
-
-        A segment that it left open may stop anywhere, so it is part of what follows.
-        """
-        before, until = closed(tokens, self.transcriber.vocabulary)
-        rest = window.after(until)
-        if not self.timestamps or until < UNHEARD or rest is None:  # hearing the same again would not help
+        """The tokens of the segments to keep, and what of the window is to be heard again, if there is speech in it."""
+        if not self.timestamps:
             return tokens, None
-        chunks = np.concatenate([self.probability_C[start // CHUNK : end // CHUNK] for start, end in rest.pieces])
-        return before, rest if (chunks >= SPEECH).sum() * CHUNK / SAMPLE_RATE > UNHEARD else None
+
+        def speech(start: float, end: float) -> float:
+            return self._speech(window.after(start)) - self._speech(window.after(end))
+
+        count, until = finished(tokens, self.transcriber.vocabulary, speech)
+        rest = window.after(until)
+        # From the same place the same would be heard again.
+        if rest is None or until < UNHEARD or self._speech(rest) <= UNHEARD:
+            return tokens, None
+        return tokens[:count], rest
+
+    def _speech(self, window: Window | None) -> float:
+        """Seconds of speech."""
+        pieces = window.pieces if window else ()
+        loud = [(self.probability_C[start // CHUNK : end // CHUNK] >= SPEECH).sum() for start, end in pieces]
+        return int(sum(loud)) * CHUNK / SAMPLE_RATE
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from serving.vad import CHUNK
 WINDOW = 30 * SAMPLE_RATE  # samples
 SPEECH, SILENCE = 0.35, 0.15  # probabilities at which speech begins and ends: rather hear too much than too little
 PADDING = SAMPLE_RATE // 2 // CHUNK  # chunks
+AROUND_JOIN = 3 * SAMPLE_RATE // 4  # samples: the padding, and how rough Whisper's times are
 DIP = 9  # chunks, 0.3 s, over which the probability is averaged where a stretch must be cut
 
 
@@ -46,24 +47,27 @@ class Window:
 
     def segment(self, heard: Segment) -> Segment:
         """A segment of the window, and its words, at their times in the recording."""
-        spoken = tuple(Word(self.start_of(w.start), self.end_of(w.end), w.text) for w in heard.words)
-        return Segment(self.start_of(heard.start), self.end_of(heard.end), heard.text, spoken)
+        spoken = tuple(Word(*self._times(word.start, word.end), word.text) for word in heard.words)
+        return Segment(*self._times(heard.start, heard.end), heard.text, spoken)
 
-    def start_of(self, seconds: float) -> float:
-        """Where in the recording that which begins `seconds` into the window begins."""
-        return self._time(seconds, at_join=1)
+    def _times(self, start: float, end: float) -> tuple[float, float]:
+        """What begins just before a join and goes on after it was said after it, and the other way round: Whisper lets
+        a segment begin where the last one ended, and the silence between is not in the window."""
+        (first, begins), (last, ends) = self._place(start, at_join=1), self._place(end, at_join=0)
+        if first < last and self.pieces[first][1] - begins < AROUND_JOIN:
+            first, begins = first + 1, self.pieces[first + 1][0]
+        if first < last and ends - self.pieces[last][0] < AROUND_JOIN:
+            last, ends = last - 1, self.pieces[last - 1][1]
+        return begins / SAMPLE_RATE, max(begins, ends) / SAMPLE_RATE
 
-    def end_of(self, seconds: float) -> float:
-        """Where in the recording that which ends `seconds` into the window ends."""
-        return self._time(seconds, at_join=0)
-
-    def _time(self, seconds: float, at_join: int) -> float:
-        left = max(0, round(seconds * SAMPLE_RATE))
-        for start, end in self.pieces:
-            if left + at_join <= end - start:
-                return (start + left) / SAMPLE_RATE
+    def _place(self, seconds: float, at_join: int) -> tuple[int, int]:
+        """The piece, and the sample of the recording; at a join that of the piece after it, or before it."""
+        left, last = max(0, round(seconds * SAMPLE_RATE)), len(self.pieces) - 1
+        for index, (start, end) in enumerate(self.pieces):
+            if index == last or left + at_join <= end - start:
+                return index, min(start + left, end)
             left -= end - start
-        return self.end / SAMPLE_RATE
+        raise ValueError("a window without pieces")
 
     def after(self, seconds: float) -> "Window | None":
         """What follows `seconds` into the window; None where nothing does."""

@@ -99,9 +99,13 @@ def test_times_in_a_window_are_times_of_the_recording() -> None:
     window = Window(((10 * SAMPLE_RATE, 12 * SAMPLE_RATE), (20 * SAMPLE_RATE, 23 * SAMPLE_RATE)))
     assert window.segment(Segment(0.0, 2.0, "a")) == Segment(10.0, 12.0, "a")
     assert window.segment(Segment(2.0, 2.5, "b")) == Segment(20.0, 20.5, "b")
+    assert window.segment(Segment(1.8, 3.0, "b")) == Segment(20.0, 21.0, "b")  # across the join, but hardly
+    assert window.segment(Segment(1.8, 2.0, "b")) == Segment(11.8, 12.0, "b")
+    assert window.segment(Segment(1.0, 3.0, "b")) == Segment(11.0, 21.0, "b")
+    assert window.segment(Segment(1.0, 2.2, "b")) == Segment(11.0, 12.0, "b")
     words = (Word(1.5, 1.9, "c"), Word(2.1, 9.0, "d"))
-    got = window.segment(Segment(1.5, 9.0, "c d", words))
-    assert got == Segment(11.5, 23.0, "c d", (Word(11.5, 11.9, "c"), Word(20.1, 23.0, "d")))
+    got = window.segment(Segment(1.2, 9.0, "c d", words))
+    assert got == Segment(11.2, 23.0, "c d", (Word(11.5, 11.9, "c"), Word(20.1, 23.0, "d")))
     assert window.after(2.5) == Window(((int(20.5 * SAMPLE_RATE), 23 * SAMPLE_RATE),))
     assert window.after(1.0) == Window(((11 * SAMPLE_RATE, 12 * SAMPLE_RATE), (20 * SAMPLE_RATE, 23 * SAMPLE_RATE)))
     assert window.after(5.0) is None
