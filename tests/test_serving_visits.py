@@ -1,7 +1,9 @@
 """What the page says and shows, without a browser: words for every error in both languages, HTML that holds no
 markup of anybody's, a run's views from the first to the downloads, and its files gone afterwards."""
 
+import os
 import string
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -17,7 +19,7 @@ from serving.errors import AudioError
 from serving.media import SAMPLE_RATE
 from serving.transcribe import Options
 from serving.transcript import Segment, Word
-from serving.visits import View, Visits
+from serving.visits import SWEEP_AFTER, View, Visits
 from serving.words import ENGLISH, GRADIO, ITALIAN, QUEUED, TABLES, explain, in_language_of
 from serving.youtube import Video
 from tests.scripted_page import SENTENCES, TITLE, ScriptedTranscriber, ScriptedVideos
@@ -178,7 +180,9 @@ def test_a_file_that_cannot_be_read_ends_the_run_in_words_and_leaves_nothing(vis
 
 def test_the_empty_files_that_gradio_leaves_are_swept_up(visits: Visits, tmp_path: Path) -> None:
     visits.folder.mkdir()
-    (visits.folder / "tmpabcd").touch()
-    (visits.folder / "tmpefgh").write_text("somebody's")
+    for name, said in (("tmpempty", ""), ("tmpupload", "somebody's"), ("tmpbegun", "")):
+        (visits.folder / name).write_text(said)
+    for name in ("tmpempty", "tmpupload"):
+        os.utime(visits.folder / name, (time.time() - 2 * SWEEP_AFTER,) * 2)
     list(run(visits, recording(tmp_path, 2)))
-    assert [path.name for path in visits.folder.iterdir()] == ["tmpefgh"]
+    assert sorted(path.name for path in visits.folder.iterdir()) == ["tmpbegun", "tmpupload"]
