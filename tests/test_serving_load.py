@@ -33,10 +33,16 @@ ARGUMENTS = ["", False]
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Once this file is there, the page is done with a long recording."""
+    return tmp_path_factory.mktemp("gate") / "open"
+
+
+@pytest.fixture(scope="module")
+def page(gate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
     """A page whose temporary files are all gone once it has ended."""
     tmp = tmp_path_factory.mktemp("page")
-    with page_process(["tests.load_page", str(free_port())], tmp) as page:
+    with page_process(["tests.load_page", str(free_port()), str(gate)], tmp) as page:
         yield page
     assert files_in(tmp) == []
 
@@ -81,7 +87,7 @@ def test_all_steps_are_computed_in_one_thread_which_keeps_nothing() -> None:
     assert kept() is None
 
 
-def test_a_full_queue_is_said_at_once_to_programs(page, clips: list[Path], tmp_path: Path) -> None:
+def test_a_full_queue_is_said_at_once_to_programs(page, gate: Path, clips: list[Path], tmp_path: Path) -> None:
     url, _ = page
     soundfile.write(tmp_path / "long.wav", np.zeros(61 * SAMPLE_RATE, np.float32), SAMPLE_RATE)
 
@@ -90,12 +96,14 @@ def test_a_full_queue_is_said_at_once_to_programs(page, clips: list[Path], tmp_p
         slow = await client.upload("long.wav", (tmp_path / "long.wav").read_bytes())
         clip = await client.upload(clips[0].name, clips[0].read_bytes())
         running = await client.join(slow, ARGUMENTS)
-        await asyncio.sleep(0.5)  # it leaves the line and is worked on
+        while (await client.http.get("/queue/status")).json()["queue_size"]:
+            await asyncio.sleep(0.05)  # until it is worked on
         events = [running] + [await client.join(clip, ARGUMENTS) for _ in range(QUEUE_SIZE)]
         data = {"data": [{"path": clip, "meta": {"_type": "gradio.FileData"}}, *ARGUMENTS]}
         refused = await client.http.post("/call/transcribe", json=data)
         with pytest.raises(QueueError, match="Queue is full! Please try again"):
             await asyncio.to_thread(documented, url, clips[0])
+        gate.touch()
         results = [await client.result(event) for event in events]
         await client.http.aclose()
         return events, refused, results
