@@ -79,6 +79,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "featurize": "--limit 8",
         "train": "--epochs 1 --batch-size 1 --learning-rate 1e-3",
         "evaluate": "--max-new-tokens 5",
+        "space": f"--out {tmp_path}/space",
         "preview": f"--output {tmp_path}/preview.html --clips 2 --sample 10",
         "bench-attention": "--windows 1 --repeats 1",
         "bench-augment": "--repeats 1",
@@ -90,7 +91,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "bench-train": "--clips 10 --batch-size 1 --steps 1 --turns 1 --arms padded peer",
     }
     commands = [command for command in shown_commands() if command not in BY_OTHERS]
-    assert len(commands) == 19
+    assert len(commands) == 20
     for command in commands:
         for shown, real in instead.items():
             command = command.replace(shown, str(real))
@@ -102,6 +103,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         assert done.returncode == 0, (command, done.stderr[-2000:])
     assert (tmp_path / "runs/tiny/evaluate-test/scores.json").is_file()
     assert (tmp_path / "preview.html").is_file()
+    assert (tmp_path / "space/app.py").is_file()
 
 
 def check_page(words: list[str]) -> None:
