@@ -48,8 +48,8 @@ ARMS = {
     "no timestamps": Arm("--timestamps 0"),
     "all windows with timestamps": Arm("--timestamps 1"),
     # the model
-    "learning rate / 3": Arm("--learning-rate 1e-5"),
-    "learning rate × 3": Arm("--learning-rate 9e-5"),
+    "a third of the learning rate": Arm("--learning-rate 1e-5"),
+    "three times the learning rate": Arm("--learning-rate 9e-5"),
     "weight decay 0.1": Arm("--weight-decay 0.1"),
     "encoder frozen": Arm("--freeze model.encoder.*"),
     "LoRA, rank 8": Arm("--lora.rank 8 --learning-rate 3e-4"),
