@@ -1,6 +1,6 @@
 """Whisper by PyTorch: weights and layers are transformers', the order in which they run is ours.
 
-Decisions, each measured by `benchmarks/serve.py`:
+Decisions; the words they cost are counted by `benchmarks/serve_rounding.py`, the time by `benchmarks/serve.py`:
 
 - Of the silence that fills a window up to 30 s every `STRIDE`-th encoder position is kept, with its own positional
   embedding, and counts `STRIDE` times in every attention: log STRIDE is added to its score. The model still sees a
