@@ -145,7 +145,7 @@ clean:  ## remove what the demo, tests and tools wrote; keep environments, weigh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[data,train,serve,export,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[data,train,serve,export,daily,dev]'
 	@touch $@
 
 # The page in an environment of its requirements alone, as a Space builds it.
