@@ -1,10 +1,10 @@
 """The decoder's layers and what they look at: the windows' keys and values, and those of the tokens so far.
 
-Decision: on a CPU the product with the vocabulary is of 8 bits (FBGEMM's; sums stay float32): it is half of a step's
-weights, and PyTorch's float32 product of a few rows is no faster than row by row, so that there would be nothing in
-writing several windows together. It costs no words: WER 14.3 for 14.6 on the 83 clips of sample/it's test, base. The
-layers' products stay float32: with them rounded too it was 15.3. PyTorch means to remove 8-bit tensors some day: where
-it has, all is float32.
+Decision: on a CPU the products with the vocabulary and with the layers' weights are of 8 bits (FBGEMM's; sums stay
+float32), all but each layer's last: PyTorch's float32 product of a few rows is no faster than row by row, so that there
+would be nothing in writing several windows together. It costs no words (`benchmarks/serve_rounding.py`); the last
+product's input, which GELU leaves with a few large values, does not bear one scale for all. PyTorch means to remove
+8-bit tensors some day: where it has, all is float32.
 
 B batch, S encoder positions (1500, or fewer), L tokens, D d_model, H heads, K head size, N, M sizes of a product.
 """
@@ -22,15 +22,15 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 Product = Callable[[Tensor], Tensor]
 
 
-def product(weight_NM: Tensor, eight_bits: bool) -> Product:
-    """x (…, M) → x·weightᵀ; with `eight_bits` the weight is rounded, each row on a scale of its own."""
+def product(weight_NM: Tensor, bias_N: Tensor | None, eight_bits: bool) -> Product:
+    """x (…, M) → x·weightᵀ + bias; with `eight_bits` the weight is rounded, each row on a scale of its own."""
     if not eight_bits:
-        return lambda x: linear(x, weight_NM)
+        return lambda x: linear(x, weight_NM, bias_N)
     scale_N = weight_NM.abs().amax(dim=1).double().clamp(min=1e-12) / 127
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
         rounded = torch.quantize_per_channel(weight_NM, scale_N, torch.zeros_like(scale_N).long(), 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rounded, None)
+        packed = torch.ops.quantized.linear_prepack(rounded, bias_N)
     # Inputs have 7 bits: without the newest instructions sums of two 8-bit products overflow.
     return lambda x: torch.ops.quantized.linear_dynamic(x, packed, reduce_range=True)
 
@@ -119,13 +119,18 @@ class Cache:
 class DecoderLayer:
     """One of transformers' decoder layers, with its three input projections as one product."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, eight_bits: bool) -> None:
         own, self.cross, self.layer = layer.self_attn, layer.encoder_attn, layer
         self.heads: int = own.num_heads
         query, key, value = own.q_proj, own.k_proj, own.v_proj
-        scale = own.scaling
-        self.weight = torch.cat([query.weight * scale, key.weight, value.weight])
-        self.bias = torch.cat([query.bias * scale, torch.zeros_like(query.bias), value.bias])
+        weight = torch.cat([query.weight * own.scaling, key.weight, value.weight])
+        bias = torch.cat([query.bias * own.scaling, torch.zeros_like(query.bias), value.bias])
+        self.projections = product(weight, bias, eight_bits)
+        query, scale = self.cross.q_proj, self.cross.scaling
+        self.query = product(query.weight * scale, query.bias * scale, eight_bits)
+        self.out, self.cross_out, self.fc1 = (
+            product(one.weight, one.bias, eight_bits) for one in (own.out_proj, self.cross.out_proj, layer.fc1)
+        )
 
     def cross_keys_values(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """What the layer looks at of encoded windows."""
@@ -134,23 +139,27 @@ class DecoderLayer:
 
     def __call__(self, hidden_BLD: Tensor, index: int, cache: Cache, heard: Heard) -> Tensor:
         normed_BLD = self.layer.self_attn_layer_norm(hidden_BLD)
-        query, key, value = map(self._split, linear(normed_BLD, self.weight, self.bias).chunk(3, -1))
+        query, key, value = map(self._split, self.projections(normed_BLD).chunk(3, -1))
         keys, values = cache.extend(index, key, value)
         # The prompt comes first and together: then keys are as many as queries, and the mask is the triangle.
         seen = scaled_dot_product_attention(query, keys, values, is_causal=query.shape[2] > 1, scale=1.0)
-        hidden_BLD = hidden_BLD + self.layer.self_attn.out_proj(_merged(seen))
+        hidden_BLD = hidden_BLD + self.out(_merged(seen))
 
-        query = self._split(self.cross.q_proj(self.layer.encoder_attn_layer_norm(hidden_BLD)) * self.cross.scaling)
+        query = self._split(self.query(self.layer.encoder_attn_layer_norm(hidden_BLD)))
         keys, values, bias = heard.keys[index], heard.values[index], heard.bias_B11S
         for watched, head in cache.watched:
             if watched == index:
                 cache.seen.append((query[0, head] @ keys[0, head].T + heard.bias()[0, 0]).softmax(-1))
-        mask = None if bias is None else bias.expand(-1, 1, query.shape[2], -1)
-        seen = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
-        hidden_BLD = hidden_BLD + self.cross.out_proj(_merged(seen))
+        if query.device.type == "cpu":  # where two plain products of one row are faster than the fused kernel
+            scores = query @ keys.transpose(-1, -2)
+            seen = (scores if bias is None else scores + bias).softmax(-1) @ values
+        else:
+            mask = None if bias is None else bias.expand(-1, 1, query.shape[2], -1)
+            seen = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+        hidden_BLD = hidden_BLD + self.cross_out(_merged(seen))
 
         normed_BLD = self.layer.final_layer_norm(hidden_BLD)
-        return hidden_BLD + self.layer.fc2(self.layer.activation_fn(self.layer.fc1(normed_BLD)))
+        return hidden_BLD + self.layer.fc2(self.layer.activation_fn(self.fc1(normed_BLD)))
 
     def _split(self, x_BLD: Tensor) -> Tensor:
         return x_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -8,7 +8,7 @@ It is started by its path and imports nothing of the project, so that importing 
 
 N samples, C channels.
 
-    python decoding.py '{"want": "sound", "line": 3, "rate": 16000, …}' < recording.mp3 > samples.f32
+    python decoding.py '{"line": 3, "rate": 16000, …}' < recording.mp3 > samples.f32
 """
 
 import json
@@ -22,7 +22,6 @@ import av
 import av.subtitles.codeccontext
 import av.subtitles.stream  # PyAV imports these two when a file opens, when no module can be opened any more
 import numpy as np
-from av.stream import Disposition
 from numpy.typing import NDArray
 
 LINE = 3  # the descriptor of the line to the parent, after standard input, output and error
@@ -79,12 +78,6 @@ def opened() -> av.container.InputContainer:
     return av.open(
         file, "r", options={"protocol_whitelist": ""}, metadata_errors="replace", buffer_size=1 << 18, io_open=refuse
     )
-
-
-def has_video() -> bool:
-    """Whether there is a moving picture: the cover of an album is none."""
-    with opened() as container:
-        return any(not stream.disposition & Disposition.attached_pic for stream in container.streams.video)
 
 
 def write_sound(rate: int, seconds: float) -> int:
@@ -166,8 +159,6 @@ def mono(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
 def answer(job: dict[str, float | str]) -> str:
     """What `serving.media` is told, two lines: done and the result, or the kind of fault and what it was."""
     try:
-        if job["want"] == "video":
-            return f"done\n{has_video()}"
         return f"done\n{write_sound(int(job['rate']), float(job['seconds']))}"
     except FaultError as fault:
         return f"{fault.kind}\n{fault.says}"

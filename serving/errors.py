@@ -20,6 +20,11 @@ class StoppedError(Exception):
     """The caller asked to stop, and the work has stopped; no fault of anyone's."""
 
 
+def never() -> bool:
+    """Nobody stops the work."""
+    return False
+
+
 def command(main: Callable[[], None]) -> Callable[[], None]:
     """`main` that ends a `UserError` as one line on standard error and exit code 2, an interrupt as 130."""
 

@@ -26,7 +26,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.errors import AudioError, StoppedError
+from serving.errors import AudioError, StoppedError, never
 
 SAMPLE_RATE = 16_000  # Hz, the rate Whisper was trained on
 MAX_SECONDS = 2 * 3600.0  # a lecture
@@ -103,11 +103,6 @@ class NoRoomError(AudioError):
     """The server's disk is full: nothing is wrong with the file."""
 
 
-def never() -> bool:
-    """Nobody stops the work."""
-    return False
-
-
 @contextmanager
 def decoded(path: Path, limits: Limits = LIMITS, stopped: Callable[[], bool] = never) -> Iterator[NDArray[np.float32]]:
     """The first audio track of any file FFmpeg reads: float32 (N,), mono, 16 kHz, full scale ±1, mapped read-only.
@@ -115,7 +110,7 @@ def decoded(path: Path, limits: Limits = LIMITS, stopped: Callable[[], bool] = n
     Raises an `AudioError` that names the file, or `StoppedError` soon after `stopped()` turned true.
     """
     with tempfile.TemporaryFile(prefix="sussurro-") as sound:
-        _ask("sound", path, limits, stopped, sound)
+        _decode(path, limits, stopped, sound)
         samples = os.fstat(sound.fileno()).st_size // 4  # as written, not as said
         if samples < MIN_SAMPLES:
             raise NoSoundError(f"{path.name}: the audio track is empty ({samples} samples); record or upload it again")
@@ -126,11 +121,6 @@ def load_audio(path: Path, max_seconds: float = MAX_SECONDS) -> NDArray[np.float
     """What `decoded` gives, as an array in memory."""
     with decoded(path, Limits(seconds=max_seconds)) as audio_N:
         return np.array(audio_N)
-
-
-def has_video(path: Path, limits: Limits = LIMITS) -> bool:
-    """Whether the file holds a moving picture. Raises an `AudioError` where it does not even open."""
-    return _ask("video", path, limits, never) == "True"
 
 
 def check_file(path: Path, limits: Limits) -> None:
@@ -152,12 +142,11 @@ def check_file(path: Path, limits: Limits) -> None:
             raise ArchiveError(f"{path.name}: is an archive ({name}); unpack it and give the recording itself")
 
 
-def _ask(want: str, path: Path, limits: Limits, stopped: Callable[[], bool], sound: IO[bytes] | None = None) -> str:
-    """The decoding process's answer about a file; an `AudioError` where it has none."""
+def _decode(path: Path, limits: Limits, stopped: Callable[[], bool], sound: IO[bytes]) -> None:
+    """Has the decoding process write a file's samples into `sound`. Raises an `AudioError` where it cannot."""
     check_file(path, limits)
     ours, theirs = socket.socketpair()
     job = {
-        "want": want,
         "line": theirs.fileno(),
         "rate": SAMPLE_RATE,
         "seconds": limits.seconds,
@@ -171,7 +160,7 @@ def _ask(want: str, path: Path, limits: Limits, stopped: Callable[[], bool], sou
             process = subprocess.Popen(
                 [sys.executable, "-P", str(PROGRAM), json.dumps(job)],
                 stdin=file,
-                stdout=subprocess.DEVNULL if sound is None else sound,
+                stdout=sound,
                 pass_fds=(theirs.fileno(),),
                 env=environment | {"OPENBLAS_NUM_THREADS": "1"},  # its idle threads would count as memory
             )
@@ -182,7 +171,7 @@ def _ask(want: str, path: Path, limits: Limits, stopped: Callable[[], bool], sou
         finally:
             process.kill()
             process.wait()
-    return _result(said, process.returncode, path.name, limits)
+    _check_answer(said, process.returncode, path.name, limits)
 
 
 def _heard(line: socket.socket, name: str, limits: Limits, stopped: Callable[[], bool]) -> bytes:
@@ -206,8 +195,8 @@ def _heard(line: socket.socket, name: str, limits: Limits, stopped: Callable[[],
     return said
 
 
-def _result(said: bytes, returncode: int, name: str, limits: Limits) -> str:
-    """The answer in what was said, or the `AudioError` it stands for."""
+def _check_answer(said: bytes, returncode: int, name: str, limits: Limits) -> None:
+    """Raises the `AudioError` that what was said stands for; none where it was that the work is done."""
     if not said.startswith(b"ready\n"):
         raise RuntimeError(f"{PROGRAM.name} does not start (status {returncode}): its error stands above")
     if returncode in (-signal.SIGXCPU, -signal.SIGKILL):
@@ -219,7 +208,7 @@ def _result(said: bytes, returncode: int, name: str, limits: Limits) -> str:
     kind, _, says = said.removeprefix(b"ready\n").decode(errors="replace").partition("\n")
     says = " ".join(says.split())[:LONGEST_REASON]
     if kind == "done":
-        return says
+        return
     if not kind:
         raise NotMediaError(f"{name}: makes the decoder fail (status {returncode}); convert it to mp3 and try again")
     raise _error(kind, says, name, limits)

@@ -46,8 +46,9 @@ class PyTorchWhisper:
         model = load_model(folder, self.dtype, needs=(TOKENIZER, GENERATION)).to(self.device)
         self.config, self.encoder, self.decoder = model.config, model.model.encoder, model.model.decoder
         self.vocabulary = vocabulary
-        self.layers = [DecoderLayer(layer) for layer in self.decoder.layers]
-        self.scores = product(self.decoder.embed_tokens.weight, eight_bits=has_eight_bits(self.device))
+        eight_bits = has_eight_bits(self.device)
+        self.layers = [DecoderLayer(layer, eight_bits) for layer in self.decoder.layers]
+        self.scores = product(self.decoder.embed_tokens.weight, None, eight_bits)
         self.mel_bins: int = self.config.num_mel_bins
         bytes_a_window = 2 * len(self.layers) * POSITIONS * self.config.d_model * self.dtype.itemsize
         self.batch_size = int(max(1, min(8, CACHE_BYTES // bytes_a_window)))

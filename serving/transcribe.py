@@ -21,7 +21,7 @@ import tyro
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
-from serving.errors import StoppedError, command
+from serving.errors import StoppedError, command, never
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio
 from serving.model import ModelError, check_folder, quiet_transformers
 from serving.pytorch import PyTorchWhisper
@@ -31,7 +31,7 @@ from serving.vad import CHUNK, VoiceActivity
 from serving.vocabulary import GENERATION, TOKENIZER, UNSPACED, read_vocabulary
 from serving.windows import SPEECH, WINDOW, Window, windows
 
-__all__ = ["Options", "Progress", "StoppedError", "Transcriber", "never"]
+__all__ = ["Options", "Progress", "StoppedError", "Transcriber"]
 
 FEATURES = "preprocessor_config.json"
 
@@ -40,10 +40,6 @@ FEATURES = "preprocessor_config.json"
 LOOP_COMPRESSION_RATIO = 2.4
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 UNHEARD = 1.0  # seconds of speech after the last timestamp of a window that are worth hearing again
-
-
-def never() -> bool:
-    return False
 
 
 @dataclass(frozen=True)

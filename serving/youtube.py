@@ -22,8 +22,8 @@ from yt_dlp.networking.exceptions import RequestError
 from yt_dlp.utils import GeoRestrictedError, YoutubeDLError
 
 from serving import links
-from serving.errors import StoppedError
-from serving.media import LIMITS, Limits, TooLargeError, never
+from serving.errors import StoppedError, never
+from serving.media import LIMITS, Limits, TooLargeError
 from serving.reach import YOUTUBE, Reach, ReachingYoutubeDL
 
 TIMEOUT = 20  # seconds without a byte

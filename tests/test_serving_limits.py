@@ -281,7 +281,7 @@ def test_the_process_sees_no_token_of_the_server(tmp_path: Path, monkeypatch: py
 
 
 def test_a_full_disk_is_not_the_files_fault(tmp_path: Path) -> None:
-    job = {"want": "sound", "rate": SAMPLE_RATE, "seconds": 60.0}
+    job = {"rate": SAMPLE_RATE, "seconds": 60.0}
     program = "import json, sys; sys.path.insert(0, sys.argv[1]); import decoding; " + (
         f"answer = decoding.answer({job!r}); sys.stderr.write(answer)"
     )

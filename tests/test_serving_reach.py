@@ -9,7 +9,7 @@ import yt_dlp.globals
 from yt_dlp.networking import Request
 from yt_dlp.networking.exceptions import RequestError
 
-from serving.media import never
+from serving.errors import never
 from serving.reach import NotAllowedError, Reach, ReachingYoutubeDL, is_public
 from tests.youtube_standin import StandIn, standin
 
