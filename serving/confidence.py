@@ -61,7 +61,7 @@ class Confidence:
 
     def estimate(self, signals: Signals | None) -> Estimate:
         """The estimate for a transcript; an empty one, of whatever speech, is never right."""
-        if signals is None or not signals.words:
+        if signals is None or not signals.hypothesis_words:
             return Estimate(0.0, False)
         row_1K = np.array([[getattr(signals, name) for name in self.features]], np.float64)
         probability = float(self.probabilities(row_1K)[0])
@@ -82,7 +82,7 @@ class Confidence:
 
 
 def read_confidence(folder: Path) -> Confidence | None:
-    """The confidence model in a model's folder; None where it has none. Raises `ModelError` for one that is not whole."""
+    """The confidence model in a model's folder; None where it has none. Raises `ModelError` where it is not whole."""
     path = folder / CONFIDENCE
     if not path.is_file():
         return None
@@ -119,7 +119,7 @@ def _check(path: Path, found: Confidence) -> None:
     after = [(at < child) & (child < feature.size) for child in (left, right)]
     if (
         {column.shape for column in found.nodes.values()} != {(feature.size,)}
-        or not (0 <= found.roots_T).all()
+        or not (found.roots_T >= 0).all()
         or not (found.roots_T < feature.size).all()
         or not (feature < len(found.features)).all()
         or not (after[0] & after[1])[inside].all()

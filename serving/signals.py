@@ -4,8 +4,8 @@ Decision: one flat record of numbers, the same for every engine, of which `servi
 be trusted. An engine gives `Decoded`, the rest is computed here of text and log-mel. Only for recordings of one window:
 longer ones are written with timestamps, and of those nobody has learned how likely a right text is.
 
-The signal-to-noise ratio is that of `data.snr`, which explains it: the same few lines, on purpose, as serving runs where
-no other package of the project is installed.
+The signal-to-noise ratio is that of `data.snr`, which explains it: the same few lines, on purpose, as serving runs
+where no other package of the project is installed.
 
 M mel bins, F mel frames (3000 in 30 s, or those of the clip alone).
 """
@@ -56,7 +56,7 @@ class Signals:
     no_speech_probability: float = _meaning("that nobody speaks, as the decoder says at its start")
     tokens: float = _meaning("how many, without prompt and end")
     seconds: float = _meaning("length of the recording")
-    words: float = _meaning("how many, apart by spaces")
+    hypothesis_words: float = _meaning("how many, apart by spaces")
     words_per_second: float = _meaning("of the whole recording, pauses included")
     snr_db: float = _meaning("signal-to-noise ratio of the log-mel, in dB from -10 to 50")
 
@@ -75,9 +75,9 @@ def signals(decoded: Decoded, text: str, samples: int, log_mel_MF: Any) -> Signa
         lowest_log_probability=min(decoded.log_probabilities),
         compression_ratio=compression(text),
         no_speech_probability=decoded.no_speech_probability,
-        tokens=len(decoded.tokens),
+        tokens=float(len(decoded.tokens)),
         seconds=seconds,
-        words=words,
+        hypothesis_words=float(words),
         words_per_second=words / seconds,
         snr_db=snr_db(np.asarray(log_mel_MF, np.float32).T[:n_frames]),
     )
