@@ -29,6 +29,9 @@ LAST ?=
 BEST ?=
 FORMAT ?=
 REPO ?=
+STORE ?= store
+DAY ?=
+VERSION ?=
 SPACE ?= space
 DTYPE ?=
 FILE ?=
@@ -55,7 +58,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily-train rollback environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -125,6 +128,12 @@ serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
 space: $(READY)  ## MODEL (as for serve, or a name on the hub) → SPACE: a Hugging Face Space's folder [REPO: push it]
 	@$(NEEDS_MODEL)
 	@$(BIN)/python -m serving.space --model $(SERVED) --out $(SPACE) $(if $(REPO),--repo '$(REPO)') $(ARGS)
+
+daily-train: $(READY)  ## STORE [DAY]: a challenger from the champion and the day's speech; promoted if it is better
+	@$(BIN)/python -m daily.training --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is the champion again
+	@$(BIN)/python -m daily.rollback --store '$(STORE)' $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 
