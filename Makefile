@@ -58,7 +58,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily-train rollback environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily-inference daily-confidence daily-train rollback environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -128,6 +128,12 @@ serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
 space: $(READY)  ## MODEL (as for serve, or a name on the hub) → SPACE: a Hugging Face Space's folder [REPO: push it]
 	@$(NEEDS_MODEL)
 	@$(BIN)/python -m serving.space --model $(SERVED) --out $(SPACE) $(if $(REPO),--repo '$(REPO)') $(ARGS)
+
+daily-inference: $(READY)  ## STORE [DAY]: what the champion hears in the day's speech, with its errors and signals
+	@$(BIN)/python -m daily.inference --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+daily-confidence: $(READY)  ## STORE [DAY]: train what says whether a transcript can be trusted, on all days so far
+	@$(BIN)/python -m daily.confidence --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
 
 daily-train: $(READY)  ## STORE [DAY]: a challenger from the champion and the day's speech; promoted if it is better
 	@$(BIN)/python -m daily.training --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)

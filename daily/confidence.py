@@ -102,8 +102,8 @@ def read_history(store: Store, day: str, bound: float) -> History:
     names = ", ".join(f'p."{name}"' for name in MEANINGS)
     with connect(store) as connection:
         there = {column[0] for column in connection.execute("from predictions limit 0").description}
-        if missing := sorted(MEANINGS.keys() - there):
-            raise UserError(f"{store.folder}: no predictions with {missing[0]} yet: run daily-inference first")
+        if MEANINGS.keys() - there:
+            raise UserError(f"{store.folder}: no predictions yet: run daily-inference first")
         rows = connection.execute(
             f"select {names}, p.errors <= ? * p.words, p.reference, f.voice from predictions p join features f "
             "using (id, day) where day <= ? and p.hypothesis <> '' and p.hypothesis_words > 0 order by day, id",
