@@ -29,6 +29,8 @@ LAST ?=
 BEST ?=
 FORMAT ?=
 REPO ?=
+STORE ?= store
+DAY ?=
 SPACE ?= space
 DTYPE ?=
 FILE ?=
@@ -55,7 +57,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -125,6 +127,9 @@ serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
 space: $(READY)  ## MODEL (as for serve, or a name on the hub) → SPACE: a Hugging Face Space's folder [REPO: push it]
 	@$(NEEDS_MODEL)
 	@$(BIN)/python -m serving.space --model $(SERVED) --out $(SPACE) $(if $(REPO),--repo '$(REPO)') $(ARGS)
+
+daily: $(READY)  ## STORE [DAY]: the living system's day; a failed or killed one is continued (docs/operations.md)
+	@$(BIN)/python -m daily.loop --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 
