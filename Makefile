@@ -29,13 +29,14 @@ LAST ?=
 BEST ?=
 FORMAT ?=
 REPO ?=
+STORE ?= store
+DAY ?=
+VERSION ?=
 SPACE ?= space
 DTYPE ?=
 FILE ?=
 PORT ?= 7860
 MONITOR ?=
-STORE ?= store
-DAY ?=
 TEST_WORKERS ?= 2
 ARGS ?=
 
@@ -58,7 +59,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space monitor environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space monitor daily-train rollback environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -132,6 +133,12 @@ space: $(READY)  ## MODEL (as for serve, or a name on the hub) or MONITOR → SP
 monitor: $(READY)  ## STORE [DAY] → a web page on PORT: how the daily loop goes and how well the model hears
 	@$(BIN)/python -m daily.snapshot --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
 	@$(BIN)/python -m serving.monitor --folder '$(STORE)/monitor' --port $(PORT)
+
+daily-train: $(READY)  ## STORE [DAY]: a challenger from the champion and the day's speech; promoted if it is better
+	@$(BIN)/python -m daily.training --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is the champion again
+	@$(BIN)/python -m daily.rollback --store '$(STORE)' $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 

@@ -112,6 +112,10 @@ class Registry:
         self.client.set_registered_model_alias(name, CHALLENGER, str(made.version))
         return self.version(name, int(made.version))
 
+    def measure(self, version: Version, metrics: Mapping[str, float]) -> None:
+        """Add measurements to a version."""
+        self._log(version.run_id, {}, metrics)
+
     def versions(self, name: str) -> list[Version]:
         """All versions of `name`, the oldest first; none if nothing was registered under it."""
         models = self.client.search_registered_models(f"name = '{name}'")

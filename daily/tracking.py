@@ -4,8 +4,10 @@ Decision: imported when it is first needed, as that takes seconds, and after its
 for settings of it over the network where it is imported.
 """
 
+import contextlib
 import logging
 import os
+import sqlite3
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +38,7 @@ def connect(folder: Path) -> tuple["MlflowClient", str]:
     folder = folder.resolve()
     if not server():
         folder.mkdir(parents=True, exist_ok=True)
+        _check_database(folder / "mlflow.db")
     uri = server() or f"sqlite:///{folder / 'mlflow.db'}"
     try:
         with warnings.catch_warnings():
@@ -45,6 +48,15 @@ def connect(folder: Path) -> tuple["MlflowClient", str]:
         return client, _experiment(client, None if server() else (folder / "artifacts").as_uri())
     except MlflowException as error:
         raise UserError(f"the registry at {uri} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _check_database(path: Path) -> None:
+    """Raises `UserError` where the file is no database: MLflow would try ten times, longer each time."""
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise UserError(f"{path}: {error}; move it away, or put a copy of it back that is whole") from error
 
 
 def _experiment(client: "MlflowClient", location: str | None) -> str:
