@@ -59,7 +59,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space monitor daily-train rollback environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space monitor daily-train rollback daily environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -139,6 +139,9 @@ daily-train: $(READY)  ## STORE [DAY]: a challenger from the champion and the da
 
 rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is the champion again
 	@$(BIN)/python -m daily.rollback --store '$(STORE)' $(if $(VERSION),--version $(VERSION)) $(ARGS)
+
+daily: $(READY)  ## STORE [DAY]: the living system's day; a failed or killed one is continued (docs/operations.md)
+	@$(BIN)/python -m daily.loop --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 
