@@ -6,6 +6,7 @@ class's name. To add a language, add a table and name it in `TABLES`.
 """
 
 from serving.errors import UserError
+from serving.languages import preferred
 from serving.media import LIMITS
 
 ENGLISH = {
@@ -213,11 +214,7 @@ QUEUED = {"en": "{place} of {all} in the queue", "it": "In coda: {place} di {all
 
 def language_of(accept_language: str) -> str:
     """The first language of an `Accept-Language` header that there is a table for; English otherwise."""
-    for wish in accept_language.split(","):
-        language = wish.strip().split(";")[0].split("-")[0].lower()
-        if language in TABLES:
-            return language
-    return "en"
+    return preferred(accept_language, TABLES)
 
 
 def in_language_of(accept_language: str) -> dict[str, str]:
