@@ -34,11 +34,11 @@ class Config:
     """Writes what is said in many short recordings, and what is known of each text."""
 
     model: Path
-    """A Hugging Face Whisper folder; where it holds confidence.json, an estimate goes with each text of its language."""
+    """A Hugging Face Whisper folder; where it holds confidence.json, each text of its language has an estimate."""
     clips: Path
     """CSV with a column file_name: paths relative to it, or absolute."""
     out: Path
-    """JSON lines: file_name, text, language, the signals, confidence and trusted; or problem, where there is no text."""
+    """JSON lines: file_name, text, language, the signals, confidence, trusted; or problem, where there is no text."""
     language: str | None = None
     """Whisper's code of what is spoken, such as it; by default the model's own, else detected in each clip."""
 
