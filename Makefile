@@ -29,10 +29,14 @@ LAST ?=
 BEST ?=
 FORMAT ?=
 REPO ?=
+STORE ?= store
+DAY ?=
+VERSION ?=
 SPACE ?= space
 DTYPE ?=
 FILE ?=
 PORT ?= 7860
+MONITOR ?=
 TEST_WORKERS ?= 2
 ARGS ?=
 
@@ -55,7 +59,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-inference daily-confidence daily-train rollback monitor environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -118,13 +122,32 @@ transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 	@$(NEEDS_MODEL)
 	@$(BIN)/python -m serving.transcribe --model $(SERVED) $(FILE) $(ARGS)
 
-serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT
+serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT [MONITOR: store/monitor as a tab of it]
 	@$(NEEDS_MODEL)
-	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(ARGS)
+	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(if $(MONITOR),--monitor '$(MONITOR)') $(ARGS)
 
-space: $(READY)  ## MODEL (as for serve, or a name on the hub) → SPACE: a Hugging Face Space's folder [REPO: push it]
-	@$(NEEDS_MODEL)
-	@$(BIN)/python -m serving.space --model $(SERVED) --out $(SPACE) $(if $(REPO),--repo '$(REPO)') $(ARGS)
+space: $(READY)  ## MODEL (as for serve, or a name on the hub) or MONITOR → SPACE: a Hugging Face Space's folder [REPO: push it]
+	@$(if $(MONITOR),,$(NEEDS_MODEL))
+	@$(BIN)/python -m serving.space $(if $(MONITOR),--monitor '$(MONITOR)',--model $(SERVED)) --out $(SPACE) $(if $(REPO),--repo '$(REPO)') $(ARGS)
+
+monitor: $(READY)  ## STORE [DAY] → a web page on PORT: how the daily loop goes and how well the model hears
+	@$(BIN)/python -m daily.snapshot --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+	@$(BIN)/python -m serving.monitor --folder '$(STORE)/monitor' --port $(PORT)
+
+daily: $(READY)  ## STORE [DAY]: the living system's day; a failed or killed one is continued (docs/operations.md)
+	@$(BIN)/python -m daily.loop --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+daily-inference: $(READY)  ## STORE [DAY]: what the champion hears in the day's speech, with its errors and signals
+	@$(BIN)/python -m daily.inference --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+daily-confidence: $(READY)  ## STORE [DAY]: train what says whether a transcript can be trusted, on all days so far
+	@$(BIN)/python -m daily.confidence --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+daily-train: $(READY)  ## STORE [DAY]: a challenger from the champion and the day's speech; promoted if it is better
+	@$(BIN)/python -m daily.training --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is the champion again
+	@$(BIN)/python -m daily.rollback --store '$(STORE)' $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 

@@ -17,6 +17,7 @@ from gradio.utils import get_upload_folder
 
 from serving import timeline, youtube
 from serving.endpoints import add_endpoints, words_of
+from serving.monitor import beside_monitor
 from serving.subtitles import FORMATS
 from serving.transcribe import Transcriber
 from serving.visits import Videos, Visits
@@ -40,8 +41,11 @@ LANGUAGE_NAMES = """() => {
 }"""
 
 
-def build_page(transcriber: Transcriber, videos: Videos = youtube) -> gr.Blocks:
-    """The page for a loaded model, with the endpoints `/transcribe` and `/segments` for programs."""
+def build_page(transcriber: Transcriber, videos: Videos = youtube, monitor: Path | None = None) -> gr.Blocks:
+    """The page for a loaded model, with the endpoints `/transcribe` and `/segments` for programs.
+
+    With a folder that `daily.snapshot` writes, the monitor is a tab beside it.
+    """
     visits = Visits(transcriber, videos, Path(get_upload_folder()))
 
     def leave(request: gr.Request) -> None:
@@ -50,7 +54,8 @@ def build_page(transcriber: Transcriber, videos: Videos = youtube) -> gr.Blocks:
     with gr.Blocks(
         title=f"Sussurro · {transcriber.name}", analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
     ) as page:
-        wire(Layout(page, visits), visits)
+        with beside_monitor(page, monitor):
+            wire(Layout(page, visits), visits)
         add_endpoints(visits, gr.File(visible=False))
         page.unload(leave)
     page.queue(max_size=QUEUE_SIZE)

@@ -29,6 +29,7 @@ from serving.decoder import Cache, DecoderLayer, Heard, has_eight_bits, product,
 from serving.errors import StoppedError
 from serving.model import load_model
 from serving.rules import Rules
+from serving.signals import Decoded
 from serving.vocabulary import GENERATION, TOKENIZER, Vocabulary
 
 FRAMES, POSITIONS = 3000, 1500  # of a window: 10 ms and 20 ms each
@@ -90,15 +91,26 @@ class PyTorchWhisper:
 
     @torch.inference_mode()
     def write(
-        self, heard: Heard, rows: list[int], prompt: list[int], temperature: float, stopped: Callable[[], bool]
-    ) -> list[list[int]]:
-        """The tokens of those windows, without prompt and end; sampled where `temperature` is not 0."""
+        self,
+        heard: Heard,
+        rows: list[int],
+        prompt: list[int],
+        temperature: float,
+        stopped: Callable[[], bool],
+        signals: bool = False,
+    ) -> list[Decoded]:
+        """The tokens of those windows, without prompt and end; sampled where `temperature` is not 0.
+
+        With `signals` also how likely each was, and that nobody speaks.
+        """
         if len(rows) < len(heard.sounding):
             heard = heard.rows(torch.tensor(rows, device=self.device))
         rules = Rules(self.vocabulary, prompt, self.config.vocab_size, self.device)
         random = torch.Generator(self.device).manual_seed(0)  # the same recording gives the same text
         cache = self._cache(len(rows))
         written: list[list[int]] = [[] for _ in rows]
+        likely: list[list[float]] = [[] for _ in rows]
+        no_speech = self._no_speech(heard) if signals else [math.nan] * len(rows)
         batch, ended = list(range(len(rows))), set[int]()
         tokens_BL = torch.tensor([prompt] * len(rows), device=self.device)
         for _ in range(self.config.max_target_positions - len(prompt)):
@@ -106,6 +118,11 @@ class PyTorchWhisper:
                 raise StoppedError
             logits_BV = rules(self._logits(tokens_BL, cache, heard), [written[row] for row in batch])
             tokens_B = _choose(logits_BV, temperature, random)
+            if signals:
+                chosen_B = logits_BV.log_softmax(-1).gather(1, tokens_B[:, None])[:, 0]
+                for row, log_probability in zip(batch, chosen_B.tolist(), strict=True):
+                    if row not in ended:
+                        likely[row].append(log_probability)
             for row, token in zip(batch, tokens_B.tolist(), strict=True):
                 if token == self.vocabulary.end:
                     ended.add(row)
@@ -119,7 +136,7 @@ class PyTorchWhisper:
                 heard, tokens_B, batch = heard.rows(keep), tokens_B[keep], [batch[i] for i in going]
                 cache.keep(keep)
             tokens_BL = tokens_B[:, None]
-        return written
+        return [Decoded(*found) for found in zip(written, map(tuple, likely), no_speech, strict=True)]
 
     @torch.inference_mode()
     def times(self, heard: Heard, row: int, prompt: list[int], tokens: list[int]) -> list[float]:
@@ -133,6 +150,13 @@ class PyTorchWhisper:
         weights_HLS = torch.stack([weight_LS.float() for weight_LS in cache.seen])
         times = token_times(weights_HLS[:, len(prompt) - 1 : -1, : heard.sounding[0]].cpu().numpy())
         return times + times[-1:] * (len(tokens) + 1 - len(times))
+
+    def _no_speech(self, heard: Heard) -> list[float]:
+        """For each window the share that the model gives to `<|nospeech|>` where it would name the language."""
+        start_B1 = torch.full((len(heard.sounding), 1), self.vocabulary.start, device=self.device)
+        scores_BV = self._logits(start_B1, self._cache(len(heard.sounding)), heard)
+        found: list[float] = scores_BV.softmax(-1)[:, self.vocabulary.no_speech].tolist()
+        return found
 
     def _logits(self, tokens_BL: Tensor, cache: Cache, heard: Heard) -> Tensor:
         """Scores (B, V) of what follows the tokens; they join the cache."""

@@ -4,7 +4,6 @@ Times are seconds from the window's start.
 """
 
 import unicodedata
-import zlib
 from collections.abc import Callable
 
 from serving.transcript import Word
@@ -48,11 +47,6 @@ def finished(tokens: list[int], vocabulary: Vocabulary, speech: Callable[[float,
             count, until, said = index + 1, time, 0
         start = time
     return count, until
-
-
-def compression(text: str) -> float:
-    """How much shorter zlib writes the text: high where it repeats itself."""
-    return len(text.encode()) / len(zlib.compress(text.encode()))
 
 
 def words(tokens: list[int], times: list[float], vocabulary: Vocabulary, spaced: bool) -> tuple[Word, ...]:

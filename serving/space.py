@@ -8,17 +8,15 @@ beside the final name and renamed.
 packages.txt is empty: Spaces hand its words to `apt-get install`, comments too, and PyAV brings its own FFmpeg.
 
     python -m serving.space --model models/tiny-it --out space [--repo NAME]
+    python -m serving.space --monitor store/monitor --out space [--repo NAME]
 """
 
 import json
-import re
 import shutil
 import string
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -27,38 +25,36 @@ from huggingface_hub import HfApi, SpaceCardData, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import get_token, validate_repo_id
 
-from serving.errors import UserError, command
+from serving import space_monitor
+from serving.errors import command
 from serving.model import check_folder
+from serving.space_files import PYTHON, SERVING, SpaceError, copy_files, installed, requirements
 from serving.space_model import FILES, FOLDER, SETTINGS, HubModelError, reason
 from serving.transcribe import FEATURES
 from serving.vocabulary import GENERATION, TOKENIZER
 
-SERVING = Path(__file__).resolve().parent
 NOT_SERVED = {
     "README.md",
     "requirements.txt",
     "space.md",
     "space.py",
     "space_app.py",
+    "space_files.py",
+    "space_monitor.py",
+    "space_monitor_app.py",
     "to_ctranslate2.py",
     "verify.py",
     "verify_ggml.py",
 }
 """Files of this package that are not in a Space's `serving`; some are at its top."""
-PYTHON = "3.12"  # ZeroGPU has 3.10 and 3.12, this code needs 3.11
-ZEROGPU_TORCH = "torch>=2.8,<2.12"
 LARGE_FILES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-
-
-class SpaceError(UserError):
-    """A Space cannot be written there, or not pushed."""
 
 
 @dataclass(frozen=True)
 class SpaceConfig:
-    """Writes a Hugging Face Space that transcribes with a model."""
+    """Writes a Hugging Face Space that transcribes with a model, or one that shows the daily loop's monitor."""
 
-    model: str
+    model: str = ""
     """A Hugging Face Whisper folder, such as `make export` writes, or the name of a model on the hub."""
     out: Path = Path("space")
     """Folder to write; an earlier Space there is replaced."""
@@ -70,10 +66,16 @@ class SpaceConfig:
     """Also push it to this Space on the hub, such as NAME/SPACE, made if it is not there; needs HF_TOKEN."""
     private: bool = False
     """Whether a Space that is made now is seen by its owner alone."""
+    monitor: Path | None = None
+    """Instead of a model: the folder that `daily.snapshot` writes."""
 
     def __post_init__(self) -> None:
         if not self.title.strip():
             raise SpaceError("--title: a Space needs one, such as Sussurro")
+        if bool(self.model) == (self.monitor is not None):
+            raise SpaceError("a Space is a model's or the monitor's: give either --model or --monitor")
+        if self.monitor is not None and self.hardware != "cpu-basic":
+            raise SpaceError(f"--hardware {self.hardware}: the monitor computes nothing; leave it out")
 
 
 def write_space(config: SpaceConfig) -> Path:
@@ -81,40 +83,40 @@ def write_space(config: SpaceConfig) -> Path:
     out = config.out
     if out.exists() and (not (out / SETTINGS).is_file() or (out / ".git").exists()):
         raise SpaceError(f"{out}: exists and is no Space that this command wrote; give another --out, or move it away")
-    folder = Path(config.model).expanduser()
-    local = folder.exists()
-    files = [] if local else hub_files(config.model)
-    name = folder.resolve().name if local else config.model.split("/")[-1]
-    if local:
-        check_folder(folder, (TOKENIZER, GENERATION, FEATURES))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
         space = Path(place) / "space"
-        _copy(SERVING, space / "serving", lambda path: path.name not in NOT_SERVED)
-        shutil.copyfile(SERVING / "space_app.py", space / "app.py")
-        if local:
-            _copy(folder, space / FOLDER, lambda path: path.name == "README.md" or is_model_file(path.name))
-        texts = {
-            "README.md": readme(config, name, files),
-            "requirements.txt": requirements(config.hardware),
-            "packages.txt": "",
-            ".gitattributes": LARGE_FILES,
-            SETTINGS: json.dumps({"name": name, "model": FOLDER if local else config.model}),
-        }
-        for file, text in texts.items():
-            (space / file).write_text(text, encoding="utf-8")
+        if config.monitor is not None:
+            space_monitor.fill(space, config.monitor, config.title)
+        else:
+            _fill(space, config)
         if out.exists():
             out.rename(Path(place) / "replaced")
         space.rename(out)
     return out
 
 
-def _copy(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source)
-        if path.is_file() and wanted(path) and not any(part.startswith((".", "__pycache__")) for part in inside.parts):
-            (target / inside).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / inside)
+def _fill(space: Path, config: SpaceConfig) -> None:
+    """Writes the Space of a model into `space`."""
+    folder = Path(config.model).expanduser()
+    local = folder.exists()
+    files = [] if local else hub_files(config.model)
+    name = folder.resolve().name if local else config.model.split("/")[-1]
+    if local:
+        check_folder(folder, (TOKENIZER, GENERATION, FEATURES))
+    copy_files(SERVING, space / "serving", lambda path: path.name not in NOT_SERVED)
+    shutil.copyfile(SERVING / "space_app.py", space / "app.py")
+    if local:
+        copy_files(folder, space / FOLDER, lambda path: path.name == "README.md" or is_model_file(path.name))
+    texts = {
+        "README.md": readme(config, name, files),
+        "requirements.txt": requirements(config.hardware),
+        "packages.txt": "",
+        ".gitattributes": LARGE_FILES,
+        SETTINGS: json.dumps({"name": name, "model": FOLDER if local else config.model}),
+    }
+    for file, text in texts.items():
+        (space / file).write_text(text, encoding="utf-8")
 
 
 def is_model_file(name: str) -> bool:
@@ -139,30 +141,6 @@ def hub_files(name: str) -> list[str]:
     return files
 
 
-def requirements(hardware: str) -> str:
-    """What the Space installs: the tested versions of what serving/requirements.txt names."""
-    lines = ["# Written by `make space`: the versions the page was tested with."]
-    for line in (SERVING / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        wish = line.split("#")[0].strip()
-        if not wish:
-            continue
-        name = re.split(r"[^\w.-]", wish)[0]
-        if name == "torch" and hardware == "zero-a10g":
-            lines.append(ZEROGPU_TORCH)
-        elif name == "yt-dlp":
-            lines.append(wish)
-        else:
-            lines.append(f"{name}=={_installed(name)}")
-    return "\n".join(lines) + "\n"
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name).split("+")[0]  # without the build's name, such as torch's +cpu
-    except PackageNotFoundError as error:
-        raise SpaceError(f"{name}: not installed, so there is no tested version; run `make setup`") from error
-
-
 def readme(config: SpaceConfig, name: str, files: list[str]) -> str:
     """The Space's README.md: the front matter that configures it, and what visitors should know.
 
@@ -175,7 +153,7 @@ def readme(config: SpaceConfig, name: str, files: list[str]) -> str:
         colorFrom="green",
         colorTo="blue",
         sdk="gradio",
-        sdk_version=_installed("gradio"),
+        sdk_version=installed("gradio"),
         python_version=PYTHON,
         app_file="app.py",
         models=[config.model] if on_hub else based_on(Path(config.model).expanduser()),
@@ -220,7 +198,7 @@ def push(folder: Path, repo: str, private: bool, token: str) -> str:
             repo_type="space",
             folder_path=folder,
             commit_message="The page, by Sussurro",
-            delete_patterns=["serving/*", f"{FOLDER}/*"],
+            delete_patterns=["serving/*", f"{FOLDER}/*", f"{space_monitor.FOLDER}/*"],
         )
     except HFValidationError as error:
         raise SpaceError(f"--repo {repo}: {error}") from error

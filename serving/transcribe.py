@@ -12,7 +12,7 @@ N samples, M mel bins, F mel frames (3000 in 30 s).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,11 +21,13 @@ import tyro
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
+from serving.confidence import read_confidence
 from serving.errors import StoppedError, command, never
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio
 from serving.model import ModelError, check_folder, quiet_transformers
 from serving.pytorch import PyTorchWhisper
-from serving.segments import compression, finished, split, words
+from serving.segments import finished, split, words
+from serving.signals import Decoded, Signals, compression, signals
 from serving.transcript import Segment, Transcript
 from serving.vad import CHUNK, VoiceActivity
 from serving.vocabulary import GENERATION, TOKENIZER, UNSPACED, read_vocabulary
@@ -69,6 +71,8 @@ class Progress:
     """Its length."""
     language: str
     """ISO 639-1 code; empty before it is detected."""
+    signals: Signals | None = None
+    """What the decoder knows of the whole text, at the end of a recording of one window whose transcriber looks."""
 
 
 class Engine(Protocol):
@@ -80,15 +84,21 @@ class Engine(Protocol):
     def hear(self, log_mel_BMF: Any, samples: list[int], stopped: Callable[[], bool]) -> Any: ...
     def language(self, heard: Any) -> str: ...
     def write(
-        self, heard: Any, rows: list[int], prompt: list[int], temperature: float, stopped: Callable[[], bool]
-    ) -> list[list[int]]: ...
+        self,
+        heard: Any,
+        rows: list[int],
+        prompt: list[int],
+        temperature: float,
+        stopped: Callable[[], bool],
+        signals: bool = False,
+    ) -> list[Decoded]: ...
     def times(self, heard: Any, row: int, prompt: list[int], tokens: list[int]) -> list[float]: ...
 
 
 class Transcriber:
     """A Whisper folder, ready to transcribe; for one call at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, signals: bool = False) -> None:
         check_folder(folder, needs=(TOKENIZER, GENERATION, FEATURES))
         self.name = folder.resolve().name
         self.vocabulary = read_vocabulary(folder)
@@ -100,6 +110,10 @@ class Transcriber:
                 f"{folder}: {FEATURES} makes {self.features.feature_size} mel bins, config.json asks for"
                 f" {self.engine.mel_bins}; export the model again"
             )
+        self.confidence = read_confidence(folder)
+        """What says whether a transcript can be trusted; None where the folder has no such thing."""
+        self.signals = signals or self.confidence is not None
+        """Whether to look at how sure the decoder is, at the cost of a step of it and a softmax at every token."""
         self.language = self.vocabulary.language
         """The model's own language; None where it has none."""
         self.languages = tuple(self.vocabulary.languages) or (self.language or "en",)
@@ -111,13 +125,17 @@ class Transcriber:
 
     def transcribe_audio(self, audio_N: NDArray[np.float32], options: Options = Options()) -> Transcript:
         """The transcript of float32 mono samples (N,) at 16 kHz."""
+        return self.transcribe_with_signals(audio_N, options)[0]
+
+    def transcribe_with_signals(
+        self, audio_N: NDArray[np.float32], options: Options = Options()
+    ) -> tuple[Transcript, Signals | None]:
+        """The transcript, and what is known of it where the transcriber looks: see `Progress.signals`."""
         segments: list[Segment] = []
-        language = ""
         for progress in self.stream(audio_N, options):
             segments.extend(progress.segments)
-            language = progress.language
-        text = options.between(language).join(segment.text for segment in segments)
-        return Transcript(text, tuple(segments), audio_N.size / SAMPLE_RATE, language)
+        text = options.between(progress.language).join(segment.text for segment in segments)
+        return Transcript(text, tuple(segments), progress.seconds, progress.language), progress.signals
 
     def stream(
         self,
@@ -147,7 +165,8 @@ class Transcriber:
             heard = speech.hear(batch)
             language = language or self.engine.language(heard)
             found = speech.segments(batch, heard, language)
-            yield Progress(tuple(found), batch[-1].end / SAMPLE_RATE if ahead else seconds, seconds, language)
+            known = speech.signals(found) if self.signals and not speech.timestamps else None
+            yield Progress(tuple(found), batch[-1].end / SAMPLE_RATE if ahead else seconds, seconds, language, known)
             batch_size = min(2 * batch_size, self.engine.batch_size)
 
 
@@ -161,10 +180,15 @@ class _Speech:
     options: Options
     stopped: Callable[[], bool]
     timestamps: bool = True
+    log_mel_BMF: Any = None
+    """Of the windows that were heard last."""
+    decoded: list[Decoded] = field(default_factory=list)
+    """Of the windows that were written last."""
 
     def hear(self, batch: list[Window]) -> Any:
         sounds = [window.of(self.audio_N) for window in batch]
         log_mel_BMF = self.transcriber.features(sounds, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        self.log_mel_BMF = log_mel_BMF
         return self.transcriber.engine.hear(log_mel_BMF, [window.samples for window in batch], self.stopped)
 
     def segments(self, batch: list[Window], heard: Any, language: str) -> list[Segment]:
@@ -182,18 +206,23 @@ class _Speech:
         """The windows' tokens; of a loop the try that repeats itself least."""
         transcriber, rows = self.transcriber, list(range(count))
         prompt = transcriber.vocabulary.prompt(language, self.options.task, self.timestamps)
-        best: dict[int, tuple[float, list[int]]] = {}
+        best: dict[int, tuple[float, Decoded]] = {}
         for temperature in TEMPERATURES:
-            for row, tokens in zip(
-                rows, transcriber.engine.write(heard, rows, prompt, temperature, self.stopped), strict=True
-            ):
-                ratio = compression(transcriber.vocabulary.text(tokens))
+            tries = transcriber.engine.write(heard, rows, prompt, temperature, self.stopped, transcriber.signals)
+            for row, decoded in zip(rows, tries, strict=True):
+                ratio = compression(transcriber.vocabulary.text(decoded.tokens))
                 if row not in best or ratio < best[row][0]:
-                    best[row] = (ratio, tokens)
+                    best[row] = (ratio, decoded)
             rows = [row for row in rows if best[row][0] > LOOP_COMPRESSION_RATIO]
             if not rows:
                 break
-        return [best[row][1] for row in range(count)]
+        self.decoded = [best[row][1] for row in range(count)]
+        return [decoded.tokens for decoded in self.decoded]
+
+    def signals(self, found: list[Segment]) -> Signals:
+        """What is known of the text of a recording of one window."""
+        text = self.options.between("").join(segment.text for segment in found)
+        return signals(self.decoded[0], text, self.audio_N.size, self.log_mel_BMF[0])
 
     def _segments(self, window: Window, heard: Any, row: int, tokens: list[int], language: str) -> Iterator[Segment]:
         vocabulary, times = self.transcriber.vocabulary, []

@@ -49,6 +49,11 @@ class Vocabulary:
     alignment_heads: tuple[tuple[int, int], ...]
     """Layer and head of the cross-attention that follows the words."""
 
+    @property
+    def no_speech(self) -> int:
+        """Says that nobody speaks (`<|nospeech|>`, of old `<|nocaptions|>`): in every Whisper the token before."""
+        return self.no_timestamps - 1
+
     def prompt(self, language: str, task: str, timestamps: bool) -> list[int]:
         """What the model is given before it writes. Raises `LanguageError`."""
         asked = []

@@ -6,6 +6,7 @@ class's name. To add a language, add a table and name it in `TABLES`.
 """
 
 from serving.errors import UserError
+from serving.languages import preferred
 from serving.media import LIMITS
 
 ENGLISH = {
@@ -43,6 +44,10 @@ ENGLISH = {
     "left": "about {time} left",
     "finished": "Done: {seconds} of recording in {taken}.",
     "silence": "No words were recognised in this recording.",
+    "trusted": "Likely right",
+    "doubted": "Better checked",
+    "none_wrong": "an estimated {share} that not a word is wrong.",
+    "some_wrong": "an estimated {share} that at most {bound} of the words are wrong.",
     "stopped": "Cancelled. What had been recognised is kept.",
     "unplayable": "This browser cannot play that file. Text and downloads are not affected.",
     "player": "The recording",
@@ -119,6 +124,10 @@ ITALIAN = {
     "left": "mancano circa {time}",
     "finished": "Fatto: {seconds} di registrazione in {taken}.",
     "silence": "In questa registrazione non è stata riconosciuta nessuna parola.",
+    "trusted": "Probabilmente giusto",
+    "doubted": "Meglio controllare",
+    "none_wrong": "stima: {share} che nessuna parola sia sbagliata.",
+    "some_wrong": "stima: {share} che al massimo il {bound} delle parole sia sbagliato.",
     "stopped": "Annullato. Il testo già riconosciuto resta.",
     "unplayable": "Questo browser non sa riprodurre il file. Il testo e i file da scaricare non ne risentono.",
     "player": "La registrazione",
@@ -205,11 +214,7 @@ QUEUED = {"en": "{place} of {all} in the queue", "it": "In coda: {place} di {all
 
 def language_of(accept_language: str) -> str:
     """The first language of an `Accept-Language` header that there is a table for; English otherwise."""
-    for wish in accept_language.split(","):
-        language = wish.strip().split(";")[0].split("-")[0].lower()
-        if language in TABLES:
-            return language
-    return "en"
+    return preferred(accept_language, TABLES)
 
 
 def in_language_of(accept_language: str) -> dict[str, str]:

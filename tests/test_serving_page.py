@@ -14,7 +14,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from serving.app import ShareError, serve
+from serving.server import ShareError, serve
 from tests.page_process import REPOSITORY, Page, free_port, running_page
 
 

@@ -17,7 +17,8 @@ from transformers.models.whisper.generation_whisper import _dynamic_time_warping
 
 from serving.alignment import _median, warp
 from serving.rules import Rules
-from serving.segments import compression, finished, split, words
+from serving.segments import finished, split, words
+from serving.signals import compression
 from serving.transcript import Word
 from serving.vocabulary import LanguageError, Vocabulary, read_vocabulary
 

@@ -1,0 +1,76 @@
+"""Commands of the other packages, run as processes: shown as they run, and known by their last line of error.
+
+Decision: a process inherits what its parent holds open for it (`close_fds=False`; Python opens every other file closed
+to children). So the loop's lock stays held as long as any process of the day lives, whoever was killed above it.
+"""
+
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+from data.errors import UserError
+
+TAIL = 8192  # bytes of standard error that are kept for its last line
+DRAIN = 5  # seconds for the last of it, once the process has ended; a worker left behind may hold it open for longer
+
+
+class CommandError(UserError):
+    """A command ended with an error: the message says which, how, and its last line of error."""
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """The command `python -m name arguments…`, with the Python that runs this."""
+    return [sys.executable, "-m", name, *arguments]
+
+
+def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    """Run `command` to its end, its output and errors shown as they come; `env` replaces the environment.
+
+    Raises:
+        CommandError: it cannot be started, or its exit code is not 0.
+    """
+    print(f"$ {shlex.join(command)}", flush=True)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, close_fds=False, env=env)
+    except OSError as error:
+        raise CommandError(f"{command[0]}: {error.strerror}") from error
+    tail = bytearray()
+    assert process.stderr is not None  # a pipe was asked for
+    reader = threading.Thread(target=_show, args=(process.stderr, tail), daemon=True)
+    reader.start()
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()  # the trainer saves and ends
+        process.wait()
+        raise
+    reader.join(DRAIN)
+    if code != 0:
+        said = last_line(bytes(tail).decode(errors="replace"))
+        how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+        raise CommandError(f"{_name(command)}: {said or 'said nothing'} ({how})")
+
+
+def last_line(text: str) -> str:
+    """The last line of `text` that is not blank, as a terminal would show it: what a progress bar overwrote is gone."""
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
+
+
+def _name(command: Sequence[str]) -> str:
+    """What a person calls `command`: its module, or its program."""
+    return command[2] if len(command) > 2 and command[1] == "-m" else command[0]
+
+
+def _show(stream: BinaryIO, tail: bytearray) -> None:
+    """Copy `stream` to this process's standard error, and its end to `tail`."""
+    with stream:
+        while content := stream.read1(2**16):  # type: ignore[attr-defined]
+            sys.stderr.write(content.decode(errors="replace"))
+            sys.stderr.flush()
+            tail += content
+            del tail[:-TAIL]

@@ -1,0 +1,55 @@
+"""The lock that keeps two runs of the loop apart.
+
+Decision: an advisory lock of the operating system on a file that stays (`flock`). It ends with the processes that hold
+it, so no crash leaves one behind; and it is handed on to the stages (daily/commands.py), so a stage that outlives its
+killed loop keeps the next run out until it too has ended. It holds on one machine; on schedulers with machines of
+their own one run at a time is the scheduler's business (docs/operations.md).
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from data.errors import UserError
+
+LOCK = "loop.lock"
+
+
+class LockedError(UserError):
+    """Another run holds the lock: the message says which, and since when."""
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """The lock of the folder `store`, which must exist, for the block and for every process that it starts.
+
+    Raises:
+        LockedError: it is held, by another run or by a stage that one left behind.
+    """
+    path = store / LOCK
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"{path} is held by {_holder(file)}: wait for its end, and run this again") from None
+        os.set_inheritable(file, True)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps({"process": os.getpid(), "since": now}).encode(), 0)
+        yield
+    finally:
+        os.close(file)
+
+
+def _holder(file: int) -> str:
+    """Who wrote the open lock `file`; nobody has yet if it was taken just now."""
+    try:
+        found = json.loads(os.pread(file, 4096, 0))
+        return f"the run of process {found['process']}, or a stage of it, since {found['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another run"

@@ -1,0 +1,270 @@
+"""The registry of models: every version with its parameters, metrics and files, and which one is the champion.
+
+Decision: MLflow, in an SQLite file of the store unless MLFLOW_TRACKING_URI names a server; nothing of its telemetry. A
+version is registered once for its key (the day), however often the command is killed and run again. The alias
+`champion` is the truth; STORE/champion is a copy of what it names, made again by whoever finds it to be another. What
+was champion before stands at the version that replaced it, so a roll-back needs no history beside the registry.
+"""
+
+import dataclasses
+import datetime
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daily.tracking import connect, server
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL, CONFIDENCE = "sussurro", "sussurro-confidence"
+"""The two registered models: Whisper, and the one that says whether its transcripts can be trusted."""
+CHAMPION, CHALLENGER = "champion", "challenger"
+CONFIDENCE_FILE = "confidence.json"
+PLACED = "champion.version"  # in STORE/champion: which versions it holds; no .json, which the trainer would copy along
+FOLDER = "model"  # a run's artifacts that are the version; pictures and scores lie beside it
+KEY, DAY, REPLACED, PROMOTED, DROPPED = "key", "day", "replaced", "promoted", "dropped"  # tags of a version
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    """MODEL or CONFIDENCE."""
+    number: int
+    """From 1."""
+    key: str
+    """What it was registered for, once: its day, or `base`."""
+    day: str
+    """The day it was made on, 2026-11-23."""
+    run_id: str
+    """MLflow's run, which holds its parameters, metrics and files."""
+    aliases: tuple[str, ...]
+    """champion, challenger, both or none."""
+    metrics: dict[str, float]
+    """What was measured of it."""
+    note: str
+    """In words, what became of it and why."""
+    replaced: int | None
+    """The version that was champion before it; None if it never was champion, or was the first."""
+    promoted: str
+    """When it last became champion, ISO 8601 in UTC; empty if never."""
+    dropped: bool
+    """Whether its weights were deleted to save room, so that it cannot be rolled back to."""
+
+
+def open_registry(store: Path) -> "Registry":
+    """The registry of the store's loop, made where there is none. Raises `UserError` if it cannot be read."""
+    client, experiment = connect(store / "registry")
+    return Registry(store, client, experiment, local=not server())
+
+
+@dataclasses.dataclass(frozen=True)
+class Registry:
+    """The registry of a store; `open_registry` gives one."""
+
+    store: Path
+    """The daily loop's folder."""
+    client: "MlflowClient"
+    """MLflow, at the store's own database or at a server."""
+    experiment: str
+    """MLflow's id of the experiment that new runs belong to."""
+    local: bool
+    """Whether the files lie in the store."""
+
+    def register(
+        self,
+        name: str,
+        day: str,
+        folder: Path,
+        *,
+        key: str = "",
+        parameters: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        files: Sequence[Path] = (),
+        note: str = "",
+    ) -> Version:
+        """`folder` as a new version of `name` with the alias challenger, or the one already registered for `key`.
+
+        `key` is the day unless given. `files` (pictures, scores) are kept beside the folder under their names;
+        nested `parameters` get dotted names.
+        """
+        key = key or day
+        if known := [version for version in self.versions(name) if version.key == key]:
+            return known[0]
+        self._end_killed_runs(name, key)
+        tags = {"name": name, KEY: key, DAY: day}
+        run = self.client.create_run(self.experiment, tags=tags, run_name=f"{name} {key}")
+        self._log(run.info.run_id, parameters or {}, metrics or {})
+        self.client.log_artifacts(run.info.run_id, str(folder), FOLDER)
+        for path in files:
+            self.client.log_artifact(run.info.run_id, str(path))
+        self.client.set_terminated(run.info.run_id)
+        if not self.client.search_registered_models(f"name = '{name}'"):
+            self.client.create_registered_model(name)
+        source = f"{run.info.artifact_uri}/{FOLDER}"
+        made = self.client.create_model_version(name, source, run.info.run_id, tags, description=note)
+        self.client.set_registered_model_alias(name, CHALLENGER, str(made.version))
+        return self.version(name, int(made.version))
+
+    def measure(self, version: Version, metrics: Mapping[str, float]) -> None:
+        """Add measurements to a version."""
+        self._log(version.run_id, {}, metrics)
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of `name`, the oldest first; none if nothing was registered under it."""
+        models = self.client.search_registered_models(f"name = '{name}'")
+        if not models:
+            return []
+        aliases = self.client.get_registered_model(name).aliases
+        found = self.client.search_model_versions(f"name = '{name}'")
+        return sorted((self._version(version, aliases) for version in found), key=lambda version: version.number)
+
+    def version(self, name: str, number: int) -> Version:
+        """One version. Raises `UserError`, which lists those there are, for another number."""
+        known = {version.number: version for version in self.versions(name)}
+        if number not in known:
+            raise UserError(f"{name} has no version {number}: there are {', '.join(map(str, known)) or 'none yet'}")
+        return known[number]
+
+    def champion(self, name: str) -> Version | None:
+        """The version with the alias champion; None before the first."""
+        return next((version for version in self.versions(name) if CHAMPION in version.aliases), None)
+
+    def promote(self, name: str, number: int) -> Version:
+        """Make a version the champion, and STORE/champion its copy.
+
+        Raises:
+            UserError: there is no such version, or its weights were deleted.
+        """
+        now = self.champion(name)
+        if now is None or now.number != number:
+            self._make_champion(self.version(name, number), "" if now is None else str(now.number))
+        self.place()
+        return self.version(name, number)
+
+    def roll_back(self, name: str, number: int | None = None) -> Version:
+        """Make a version the champion again: the one before this one, or the given one.
+
+        Raises:
+            UserError: there is no champion, none before it, or no such version.
+        """
+        if number is not None:
+            return self.promote(name, number)
+        now = self.champion(name)
+        if now is None:
+            raise UserError(f"{self.store}: {name} has no champion yet; `make daily-train` makes the first")
+        if now.replaced is None:
+            raise UserError(f"{name} version {now.number} is the first champion: there is none to roll back to")
+        self._make_champion(self.version(name, now.replaced))  # who was before *it* stays: a second one goes on there
+        self.place()
+        return self.version(name, now.replaced)
+
+    def place(self) -> Path | None:
+        """STORE/champion, made equal to what the aliases say; None before the first champion.
+
+        Every command of the loop that reads the folder calls this first, so that one killed half-way is mended.
+        """
+        model, confidence = self.champion(MODEL), self.champion(CONFIDENCE)
+        if model is None:
+            return None
+        folder = self.store / "champion"
+        says = f"{MODEL} {model.number}\n" + (f"{CONFIDENCE} {confidence.number}\n" if confidence else "")
+        if (folder / PLACED).is_file() and (folder / PLACED).read_text(encoding="utf-8") == says:
+            return folder
+        with tempfile.TemporaryDirectory(dir=self.store, prefix=".champion-") as place:
+            new = Path(place) / "new"
+            self.copy(model, new)
+            if confidence:
+                self.copy(confidence, Path(place) / "confidence")
+                shutil.copyfile(Path(place) / "confidence" / CONFIDENCE_FILE, new / CONFIDENCE_FILE)
+            (new / PLACED).write_text(says, encoding="utf-8")
+            if folder.exists():
+                folder.rename(Path(place) / "old")
+            new.rename(folder)
+        return folder
+
+    def copy(self, version: Version, folder: Path) -> None:
+        """The files of a version as the new folder `folder`. Raises `UserError` if they are gone."""
+        if version.dropped:
+            raise UserError(f"{version.name} version {version.number}: its weights were deleted; choose another")
+        if self.local:
+            if not self.files(version).is_dir():
+                raise UserError(f"{self.files(version)}: version {version.number} is gone; roll back to another")
+            shutil.copytree(self.files(version), folder)
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as place:
+            Path(self.client.download_artifacts(version.run_id, FOLDER, place)).rename(folder)
+
+    def files(self, version: Version) -> Path:
+        """Where a version lies in the store: by its run and not by the database, as a store may be moved."""
+        return self.store / "registry" / "artifacts" / version.run_id / "artifacts" / FOLDER
+
+    def drop_weights(self, name: str) -> list[int]:
+        """Delete the weights of versions that have no alias and never were champion; which ones. Only in the store."""
+        useless = [v for v in self.versions(name) if not (v.aliases or v.promoted or v.dropped)] if self.local else []
+        for version in useless:
+            self.client.set_model_version_tag(name, str(version.number), DROPPED, _now())
+            for path in self.files(version).glob("*.safetensors"):
+                path.unlink()
+        return [version.number for version in useless]
+
+    def _make_champion(self, version: Version, replaced: str | None = None) -> None:
+        """Move the alias, tags first: a kill between them leaves the champion that was."""
+        if version.dropped:
+            raise UserError(f"{version.name} version {version.number}: its weights were deleted; choose another")
+        if replaced is not None:
+            self.client.set_model_version_tag(version.name, str(version.number), REPLACED, replaced)
+        self.client.set_model_version_tag(version.name, str(version.number), PROMOTED, _now())
+        self.client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+
+    def _version(self, found: Any, aliases: Mapping[str, object]) -> Version:
+        tags = found.tags
+        return Version(
+            name=found.name,
+            number=int(found.version),
+            key=tags[KEY],
+            day=tags[DAY],
+            run_id=found.run_id,
+            aliases=tuple(sorted(alias for alias, number in aliases.items() if int(str(number)) == int(found.version))),
+            metrics=dict(self.client.get_run(found.run_id).data.metrics),
+            note=found.description or "",
+            replaced=int(tags[REPLACED]) if tags.get(REPLACED) else None,
+            promoted=tags.get(PROMOTED, ""),
+            dropped=DROPPED in tags,
+        )
+
+    def _end_killed_runs(self, name: str, key: str) -> None:
+        """Runs whose command was killed before it had registered what it logged; their files would lie about."""
+        ours = f"tags.name = '{name}' and tags.key = '{key}'"
+        for run in self.client.search_runs([self.experiment], ours):
+            self.client.set_terminated(run.info.run_id, "KILLED")
+            if self.local:
+                shutil.rmtree(self.store / "registry" / "artifacts" / run.info.run_id, ignore_errors=True)
+
+    def _log(self, run_id: str, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric, Param
+
+        now = int(1000 * time.time())
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            params=[Param(key, str(value)) for key, value in flat(parameters).items()],
+        )
+
+
+def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
+    found: dict[str, object] = {}
+    for name, value in nested.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,105 @@
+"""What every page here is served by: its address, its colours, where its files lie, how it ends.
+
+Decisions: nothing said leaves the machine or stays on it: no analytics, no run history, no fonts from elsewhere, and
+uploads live in a folder of this process that goes with it. Only `share` sends what is said elsewhere, through Gradio's
+tunnel. Nothing here loads PyTorch: the monitor has no model.
+"""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import gradio as gr
+
+from serving.errors import UserError
+
+MAX_FILE_SIZE = "2gb"  # two hours of uncompressed stereo
+# System fonts: Gradio's own theme asks fonts.googleapis.com for its own, which tells a third party who is reading.
+THEME = gr.themes.Soft(
+    primary_hue="teal",
+    secondary_hue="teal",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+HERE = Path(__file__).resolve().parent
+CSS = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "monitor.css"))
+
+
+class PortError(UserError):
+    """The address cannot be listened on."""
+
+
+class ShareError(UserError):
+    """Gradio's tunnel cannot be had."""
+
+
+@contextmanager
+def serve(page: gr.Blocks, host: str, port: int, share: bool = False, files: Sequence[Path] = ()) -> Iterator[str]:
+    """Serves the page until the block ends, and gives its address: with `share` Gradio's tunnel's.
+
+    Of this machine's files it gives out `files` and what lies in them. Raises `PortError` where the port is taken,
+    `ShareError` where there is no tunnel.
+    """
+    try:
+        _, url, public_url = page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=share,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size=MAX_FILE_SIZE,
+            footer_links=["api"],
+            allowed_paths=[str(path) for path in files],
+            theme=THEME,
+            css=CSS,
+        )
+    except OSError as error:
+        raise PortError(f"{host}:{port}: cannot be listened on ({error}); choose another --port") from error
+    try:
+        if share and not public_url:
+            raise ShareError("no public link from gradio.live (its reason stands above): leave out --share")
+        yield public_url or url
+    finally:
+        page.close(verbose=False)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises `PortError` where `port` is not one, or is taken: asked before a model is loaded for nothing."""
+    if not 0 < port < 65536:
+        raise PortError(f"port {port}: is not a port; choose one from 1024 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise PortError(
+            f"{host}:{port}: cannot be listened on ({error.strerror}); stop what runs there or choose another --port"
+        ) from error
+
+
+def serve_to_the_end(
+    build: Callable[[], gr.Blocks],
+    says: Callable[[], str],
+    host: str,
+    port: int,
+    share: bool = False,
+    files: Sequence[Path] = (),
+) -> None:
+    """Serves the page that `build` makes until the process is told to end; its first line says where, and `says()`."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted then, too
+    with tempfile.TemporaryDirectory(prefix="sussurro-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        with serve(build(), host, port, share, files) as url:
+            print(f"ready: {url} ({says()})", flush=True)
+            threading.Event().wait()

@@ -1,0 +1,58 @@
+"""Commands run as processes: what is shown, what a failure says, what an interrupted one leaves."""
+
+import re
+import sys
+
+import pytest
+
+from daily.commands import CommandError, last_line, module, run
+from data.errors import UserError
+
+
+def test_a_command_that_ends_well_is_shown_and_its_output_and_errors_pass_through(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run([sys.executable, "-c", "import sys; print('text'); print('bar', file=sys.stderr)"])
+    shown = capfd.readouterr()
+    assert re.match(r"\$ \S+ -c .*\n", shown.out)
+    assert shown.out.endswith("text\n")
+    assert shown.err == "bar\n"
+
+
+def test_a_failed_command_is_named_by_its_module_with_its_last_line_of_error_and_exit_code(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(CommandError, match=r"^data\.verify: no shards: /nowhere is not a folder; .* \(exit code 2\)$"):
+        run(module("data.verify", "--shards", "/nowhere"))
+    assert "error: no shards" in capfd.readouterr().err
+    assert issubclass(CommandError, UserError)
+
+
+def test_a_killed_command_says_by_which_signal(capfd: pytest.CaptureFixture[str]) -> None:
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(CommandError, match=r"said nothing \(ended by SIGKILL\)"):
+        run([sys.executable, "-c", script])
+    capfd.readouterr()
+
+
+def test_a_program_that_is_not_there_is_an_error_a_user_can_mend() -> None:
+    with pytest.raises(CommandError, match="text2wave-of-nobody: No such file"):
+        run(["text2wave-of-nobody"])
+
+
+def test_environment_variables_are_the_given_ones(capfd: pytest.CaptureFixture[str]) -> None:
+    run([sys.executable, "-c", "import os; print(os.environ['SPOKEN'])"], env={"SPOKEN": "ciao"})
+    assert capfd.readouterr().out.endswith("ciao\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", ""),
+        ("Traceback (most recent call last):\n  File …\nValueError: no\n\n", "ValueError: no"),
+        ("10%|█\r50%|█████\rerror: disk full\n", "disk full"),
+        ("one\ntwo\r", "two"),
+    ],
+)
+def test_the_last_line_of_error_is_what_a_terminal_shows_last(text: str, line: str) -> None:
+    assert last_line(text) == line

@@ -1,0 +1,213 @@
+"""A run of the loop: the order of stages, failures and what they take along, days made up for, the lock."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from daily.commands import module
+from daily.day_progress import days_begun, progress_file, read_progress, window, write_progress
+from daily.lock import LockedError, locked
+from daily.loop import LoopConfig, StageOptions, daily_stages, run_loop, snapshot_stage
+from data.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.simulated_days import LAST, STAGES
+
+DAY, NEXT = "2026-11-23", "2026-11-24"
+NAMES = [stage.name for stage in STAGES]
+
+
+def run(store: Path, day: str, catch_up: int = 7) -> list[str]:
+    return run_loop(store, day, catch_up, STAGES, LAST)
+
+
+def states(store: Path, day: str) -> dict[str, str]:
+    return {name: stage.state for name, stage in read_progress(store, day).stages.items()}
+
+
+def run_of_commands(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m daily.loop` as cron starts it."""
+    command = module("daily.loop", "--store", str(store), *arguments)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def test_stages_are_commands_of_the_package() -> None:
+    real = [*daily_stages(StageOptions()), snapshot_stage(StageOptions())]
+    assert [stage.command[1:] for stage in real] == [("-m", f"daily.{name}") for name in [*NAMES, "snapshot"]]
+
+
+def test_a_run_does_every_stage_of_its_day_in_order_and_says_so(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(store, DAY) == []
+    said = [line for line in capfd.readouterr().out.splitlines() if line.startswith(f"{DAY} ")]
+    assert [line.split(":")[0].split()[-1] for line in said[1:]] == [*NAMES, "snapshot"]
+    assert set(states(store, DAY).values()) == {"done"}
+    assert json.loads((store / "monitor" / "monitor.json").read_text()) == {"day": DAY, "failed": []}
+
+
+def test_a_second_run_of_a_day_starts_no_process_and_changes_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(store, DAY)
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "loop.lock"}
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert run(store, DAY) == []
+    assert capfd.readouterr().out.endswith(f"{DAY}: everything is done\n")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("failed", "waiting"),
+    [
+        ("features", {"inference": "features", "confidence": "inference", "training": "features and inference"}),
+        ("inference", {"confidence": "inference", "training": "inference"}),
+        ("confidence", {}),
+        ("training", {}),
+    ],
+)
+def test_a_failed_stage_takes_along_those_that_need_it_alone_shows_on_the_monitor_and_is_tried_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch, failed: str, waiting: dict[str, str]
+) -> None:
+    monkeypatch.setenv("FAIL", failed)
+    failures = run(store, DAY)
+    assert f"{DAY} {failed}: " in failures[0]
+    assert failures[0].endswith("no room on the disk (exit code 1)")
+    assert failures[1:] == [f"{DAY} {name}: waits for {needs}" for name, needs in waiting.items()]
+    want = {name: "waiting" if name in waiting else "done" for name in NAMES} | {failed: "failed", "snapshot": "done"}
+    assert states(store, DAY) == want
+    assert json.loads((store / "monitor" / "monitor.json").read_text())["failed"] == [f"{DAY} {failed}"]
+    monkeypatch.delenv("FAIL")
+    assert run(store, NEXT) == []
+    for day in (DAY, NEXT):
+        assert set(states(store, day).values()) == {"done"}
+    attempts = {name: stage.attempts for name, stage in read_progress(store, DAY).stages.items()}
+    assert attempts == dict.fromkeys([*NAMES, "snapshot"], 1) | {failed: 2}
+    assert json.loads((store / "monitor" / "monitor.json").read_text()) == {"day": NEXT, "failed": []}
+    assert json.loads((store / "champion.json").read_text())["trained_on"] == [DAY, NEXT]
+
+
+def test_nothing_is_trained_while_an_earlier_day_could_not_be_heard(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training replays earlier days; what was replayed can no longer be heard honestly."""
+    monkeypatch.setenv("FAIL", f"inference:{DAY}")
+    run(store, DAY)
+    failures = run(store, NEXT)
+    assert f"{NEXT} training: waits for inference of {DAY}" in failures
+    assert states(store, NEXT)["inference"] == "done"
+    assert not (store / "champion.json").exists()
+    monkeypatch.delenv("FAIL")
+    assert run(store, NEXT) == []
+    assert json.loads((store / "champion.json").read_text())["trained_on"] == [DAY, NEXT]
+
+
+def test_a_failed_snapshot_is_a_failure_and_is_tried_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL", "snapshot")
+    assert len(run(store, DAY)) == 1
+    monkeypatch.delenv("FAIL")
+    assert run(store, DAY) == []
+    assert states(store, DAY)["snapshot"] == "done"
+    assert read_progress(store, DAY).attempts("features") == 1
+
+
+def test_days_missed_are_made_up_for_within_the_bound_and_left_beyond_it(store: Path) -> None:
+    run(store, "2026-11-20")
+    assert run(store, "2026-11-26", catch_up=2) == []
+    assert days_begun(store) == ["2026-11-20", "2026-11-24", "2026-11-25", "2026-11-26"]
+
+
+def test_no_day_is_made_up_for_before_the_first_of_a_store(store: Path) -> None:
+    assert window(store, DAY, 7) == [DAY]
+    run(store, DAY)
+    assert window(store, "2026-11-25", 7) == [DAY, NEXT, "2026-11-25"]
+    assert window(store, "2026-12-03", 1) == ["2026-12-02", "2026-12-03"]
+
+
+def test_a_day_whose_run_was_killed_shows_the_stage_it_was_at(store: Path) -> None:
+    store.mkdir()
+    day = read_progress(store, DAY).note("features", "started")
+    write_progress(store, day)
+    assert states(store, DAY) == {"features": "started"}
+    assert run(store, DAY) == []
+    assert read_progress(store, DAY).attempts("features") == 2
+
+
+def test_a_run_beside_another_is_refused_with_one_line_and_changes_nothing(store: Path) -> None:
+    store.mkdir()
+    with locked(store):
+        refused = run_of_commands(store, "--day", DAY)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {store}/loop.lock is held by the run of process {os.getpid()}")
+    assert len(refused.stderr.splitlines()) == 1
+    assert [path.name for path in store.iterdir()] == ["loop.lock"]
+
+
+def test_a_process_that_outlives_the_run_that_started_it_keeps_the_lock(store: Path) -> None:
+    store.mkdir()
+    with locked(store):
+        stage = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+    with pytest.raises(LockedError), locked(store):
+        pass
+    stage.communicate(b"\n")
+    with locked(store):
+        pass
+
+
+def test_what_a_run_started_of_another_kind_does_not_keep_the_lock(store: Path) -> None:
+    """A process started the usual way, as a worker pool's are, inherits nothing."""
+    store.mkdir()
+    with locked(store):
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with locked(store):
+        pass
+    other.communicate(b"\n")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 2, "stages": {}}', '{"format": 1, "stages": {"features": {"state": "well"}}}']
+)
+def test_progress_that_no_run_wrote_is_named_and_nothing_is_run(store: Path, content: str) -> None:
+    path = progress_file(store, DAY)
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"{path} is not what a run writes: delete it"):
+        run(store, DAY)
+    path.unlink()
+    assert run(store, DAY) == []
+
+
+def test_options_go_to_the_stage_that_they_name() -> None:
+    options = StageOptions(training="--steps 20 --name 'two words'")
+    commands = {stage.name: stage.command for stage in daily_stages(options)}
+    assert commands["training"][-4:] == ("--steps", "20", "--name", "two words")
+    assert commands["features"][-1] == "daily.features"
+
+
+def test_bad_input_is_one_line_and_exit_code_2(store: Path) -> None:
+    for arguments, said in (
+        (["--day", "23.11.2026"], "'23.11.2026'"),
+        (["--catch-up", "-1"], "--catch-up -1"),
+    ):
+        found = run_of_commands(store, *arguments)
+        assert found.returncode == 2
+        assert found.stderr.startswith("error: ")
+        assert said in found.stderr
+        assert len(found.stderr.splitlines()) == 1
+    assert not store.exists()
+
+
+def test_make_daily_gives_store_day_and_arguments() -> None:
+    command = ["make", "-n", "daily", "BIN=/bin", "STORE=my store", f"DAY={DAY}", "ARGS=--catch-up 3"]
+    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert shown == f"/bin/python -m daily.loop --store 'my store' --day {DAY} --catch-up 3\n"
+
+
+def test_the_bound_is_a_week_and_the_store_is_store() -> None:
+    assert (LoopConfig().store, LoopConfig().catch_up) == (Path("store"), 7)

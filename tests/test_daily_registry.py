@@ -1,0 +1,210 @@
+"""The registry: versions once, one champion, a copy of it that mends itself, and no request that leaves the machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, Registry, open_registry
+from data.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def a_model(folder: Path, weights: str) -> Path:
+    """A folder such as an export writes, with other weights."""
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text(weights)
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text(f"# {weights}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose registry has its tables: making them takes seconds."""
+    store: Path = tmp_path_factory.mktemp("registry") / "store"
+    open_registry(store)
+    return store
+
+
+@pytest.fixture
+def registry(empty: Path, tmp_path: Path) -> Registry:
+    """A new registry; its store was moved, as a person may move one."""
+    shutil.copytree(empty, tmp_path / "store")
+    return open_registry(tmp_path / "store")
+
+
+def with_versions(registry: Registry, *days: str) -> Registry:
+    """The registry with a version for each day, whose weights are the day."""
+    for day in days:
+        registry.register(MODEL, day, a_model(registry.store / "made" / day, day))
+    return registry
+
+
+def champion_weights(registry: Registry) -> str:
+    return (registry.store / "champion" / "model.safetensors").read_text()
+
+
+def test_a_version_keeps_its_parameters_metrics_pictures_card_and_folder(registry: Registry, tmp_path: Path) -> None:
+    picture = tmp_path / "curves.png"
+    picture.write_bytes(b"picture")
+    made = registry.register(
+        MODEL,
+        "2026-11-23",
+        a_model(tmp_path / "a", "one"),
+        parameters={"learning_rate": 1e-5, "lora": {"rank": 8}},
+        metrics={"test_wer": 8.25},
+        files=[picture],
+        note="better by 1.2 points",
+    )
+    run = registry.client.get_run(made.run_id)
+    assert run.data.params == {"learning_rate": "1e-05", "lora.rank": "8"}
+    assert run.info.status == "FINISHED"
+    assert {file.path for file in registry.client.list_artifacts(made.run_id)} == {"model", "curves.png"}
+    assert (made.number, made.day, made.aliases, made.metrics) == (1, "2026-11-23", ("challenger",), {"test_wer": 8.25})
+    assert made.note == "better by 1.2 points"
+    registry.copy(made, tmp_path / "copy")
+    assert (tmp_path / "copy" / "README.md").read_text() == "# one\n"
+
+
+def test_a_day_is_registered_once_however_often_it_is_run(registry: Registry, tmp_path: Path) -> None:
+    first = with_versions(registry, "2026-11-23").versions(MODEL)
+    registry.register(MODEL, "2026-11-23", a_model(tmp_path / "other", "other"))
+    assert registry.versions(MODEL) == first
+    registry.register(MODEL, "2026-11-23", a_model(tmp_path / "base", "base"), key="base")
+    assert [(version.number, version.key) for version in registry.versions(MODEL)] == [(1, "2026-11-23"), (2, "base")]
+
+
+def test_a_registration_that_was_killed_leaves_no_files_of_it_behind(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = a_model(tmp_path / "a", "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(registry.client), "create_model_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(MODEL, "2026-11-23", folder)
+    assert registry.versions(MODEL) == []
+    made = registry.register(MODEL, "2026-11-23", folder)
+    runs = registry.client.search_runs([registry.experiment])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
+    assert [path.name for path in (registry.store / "registry" / "artifacts").iterdir()] == [made.run_id]
+
+
+def killed(*_args: object, **_kwargs: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_champion_stands_in_the_store_with_the_confidence_model_and_is_replaced_whole(
+    registry: Registry, tmp_path: Path
+) -> None:
+    assert registry.place() is None
+    with_versions(registry, "2026-11-23", "2026-11-24").promote(MODEL, 1)
+    assert champion_weights(registry) == "2026-11-23"
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "trusted" / CONFIDENCE_FILE).write_text('{"trees": 1}')
+    registry.register(CONFIDENCE, "2026-11-23", tmp_path / "trusted")
+    assert not (registry.store / "champion" / CONFIDENCE_FILE).exists()
+    registry.promote(CONFIDENCE, 1)
+    registry.promote(MODEL, 2)
+    assert champion_weights(registry) == "2026-11-24"
+    assert json.loads((registry.store / "champion" / CONFIDENCE_FILE).read_text()) == {"trees": 1}
+    assert [version.aliases for version in registry.versions(MODEL)] == [(), ("challenger", "champion")]
+    assert sorted(path.name for path in registry.store.iterdir()) == ["champion", "made", "registry"]
+
+
+def test_a_promotion_killed_before_the_copy_is_mended_by_the_next_command(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_versions(registry, "2026-11-23", "2026-11-24").promote(MODEL, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "copy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.promote(MODEL, 2)
+    assert champion_weights(registry) == "2026-11-23"  # the old one, whole
+    registry.place()
+    assert champion_weights(registry) == "2026-11-24"
+    shutil.rmtree(registry.store / "champion")  # a kill between the two renames
+    registry.place()
+    assert champion_weights(registry) == "2026-11-24"
+
+
+def test_roll_back_goes_to_the_champion_before_and_again_to_the_one_before_that(registry: Registry) -> None:
+    with_versions(registry, "2026-11-23", "2026-11-24", "2026-11-25")
+    for number in (1, 2, 3):
+        registry.promote(MODEL, number)
+    assert registry.roll_back(MODEL).number == 2
+    assert champion_weights(registry) == "2026-11-24"
+    assert registry.roll_back(MODEL).number == 1
+    with pytest.raises(UserError, match="version 1 is the first champion"):
+        registry.roll_back(MODEL)
+    assert registry.roll_back(MODEL, 3).number == 3
+    assert registry.roll_back(MODEL).number == 1  # what a person had chosen 3 over
+    with pytest.raises(UserError, match="no version 4: there are 1, 2, 3"):
+        registry.roll_back(MODEL, 4)
+    assert champion_weights(registry) == "2026-11-23"
+
+
+def test_only_weights_that_never_were_champion_are_deleted_and_they_are_refused_as_champion(registry: Registry) -> None:
+    with_versions(registry, "2026-11-23", "2026-11-24", "2026-11-25", "2026-11-26")
+    registry.promote(MODEL, 1)
+    registry.promote(MODEL, 3)
+    assert registry.drop_weights(MODEL) == [2]
+    assert registry.drop_weights(MODEL) == []
+    there = [(registry.files(version) / "model.safetensors").exists() for version in registry.versions(MODEL)]
+    assert there == [True, False, True, True]
+    with pytest.raises(UserError, match="version 2: its weights were deleted"):
+        registry.promote(MODEL, 2)
+    champion = registry.champion(MODEL)
+    assert champion is not None
+    assert champion.number == 3
+
+
+def test_a_store_moved_elsewhere_keeps_its_versions_and_takes_new_ones(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, "2026-11-23").promote(MODEL, 1)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    moved = open_registry(tmp_path / "moved")
+    with_versions(moved, "2026-11-24").promote(MODEL, 2)
+    assert champion_weights(moved) == "2026-11-24"
+    moved.roll_back(MODEL)
+    assert champion_weights(moved) == "2026-11-23"
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "mlflow.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(UserError, match="file is not a database") as caught:
+        open_registry(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+REGISTERS = """
+import sys
+from pathlib import Path
+called = []
+def hear(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        called.append((event, args))
+sys.addaudithook(hear)
+from daily.registry import MODEL, open_registry
+registry = open_registry(Path(sys.argv[1]))
+registry.promote(MODEL, registry.register(MODEL, "2026-11-23", Path(sys.argv[2])).number)
+print(called)
+"""
+
+
+def test_no_request_leaves_the_machine(tmp_path: Path) -> None:
+    """Python itself tells of every connection (an audit hook); MLflow holds back in tests, so it is not told of one."""
+    telling = ("CI", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
+    env = {name: value for name, value in os.environ.items() if name not in telling} | {"HOME": str(tmp_path)}
+    arguments = [str(tmp_path / "store"), str(a_model(tmp_path / "a", "one"))]
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTERS, *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
+    assert not (tmp_path / ".config").exists()  # where its telemetry would keep an id of this installation

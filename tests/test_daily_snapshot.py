@@ -1,0 +1,266 @@
+"""What the monitor is given: figures worked out by hand, intervals and tests against SciPy's, warnings where they
+belong and nowhere else, whole snapshots only."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jiwer
+import numpy as np
+import pytest
+from scipy import stats
+
+from daily.aligned import aligned
+from daily.day_progress import DayProgress, write_progress
+from daily.drift import KINDS, MEASURES, drift
+from daily.intervals import excess, rate
+from daily.registry import CHAMPION, MODEL, Version
+from daily.snapshot import PREDICTIONS_SHOWN, main, snapshot, write
+from daily.store import Store
+from data.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.made_store import Clip, add_day, day_of, drawn_clips, made_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return made_store(tmp_path / "store")
+
+
+def warnings(store: Store, day: str) -> list[str]:
+    return [warning["kind"] for warning in snapshot(store, day)[0]["warnings"]]
+
+
+def test_the_figures_are_those_worked_out_by_hand(store: Store) -> None:
+    right, wrong = Clip(), Clip(errors=2, hypothesis="uno due", voice="pc_diphone", recipe="standard")
+    add_day(store, day_of(0), [right, right, wrong], version="1", is_heard=True)
+    add_day(store, day_of(1), [right, Clip(errors=1, confidence=0.1), Clip(errors=4, confidence=None)], version="2")
+    shown, _ = snapshot(store, day_of(1))
+    assert [(row["day"], row["clips"], row["version"]) for row in shown["days"]] == [
+        (day_of(0), 3, "1"),
+        (day_of(1), 3, "2"),
+    ]
+    assert [row["wer"] for row in shown["days"]] == pytest.approx([100 * 2 / 12, 100 * 5 / 12])
+    assert {row["name"]: row["wer"] for row in shown["voices"]} == pytest.approx(
+        {"lp_diphone": 100 * 5 / 20, "pc_diphone": 100 * 2 / 4}
+    )
+    assert {row["name"]: row["clips"] for row in shown["recipes"]} == {"none": 5, "standard": 1}
+    assert shown["confusion"] == {
+        "trusted": {"right": 3, "wrong": 1},
+        "doubted": {"right": 0, "wrong": 1},
+        "unestimated": 1,
+        "bound": 0.0,
+    }
+    assert [row["errors"] for row in shown["last"]] == [4, 1, 0, 2]
+    assert len(shown["last"]) == PREDICTIONS_SHOWN
+    earlier, _ = snapshot(store, day_of(0))
+    assert (earlier["day"], earlier["clips"], earlier["drift"]) == (day_of(0), 3, None)
+
+
+def test_a_store_without_a_day_has_a_snapshot_too(store: Store) -> None:
+    content, files = snapshot(store, day_of(0))
+    write(store.monitor, content, files)
+    assert json.loads((store.monitor / "monitor.json").read_text()) == content
+    assert (content["clip"], content["days"], content["warnings"], files) == (None, [], [], {})
+
+
+def test_an_interval_is_that_of_scipys_bootstrap() -> None:
+    """0.4 points: twice what the ends of two bootstraps of 2,000 draws differ by here (their own deviation is 0.15)."""
+    rng = np.random.default_rng(0)
+    words_C = rng.integers(3, 12, 300)
+    errors_C = rng.binomial(words_C, 0.2)
+    want = stats.bootstrap(
+        (errors_C, words_C), lambda e, w, axis: 100 * e.sum(axis) / w.sum(axis), paired=True, vectorized=True,
+        n_resamples=20_000, method="percentile", random_state=1,
+    ).confidence_interval  # fmt: skip
+    found = rate(errors_C, words_C, rng)
+    assert found.wer == pytest.approx(100 * errors_C.sum() / words_C.sum())
+    np.testing.assert_allclose((found.low, found.high), want, rtol=0, atol=0.4)
+
+
+def test_the_interval_of_a_difference_of_equal_days_leaves_out_zero_about_once_in_twenty() -> None:
+    """1 to 12 of 100: 5 are expected, with a deviation of 2.2; a bootstrap of few clips is a little too narrow."""
+    rng = np.random.default_rng(1)
+    outside = 0
+    for _ in range(100):
+        words_C, words_D = rng.integers(3, 12, 30), rng.integers(3, 12, 90)
+        day = rng.binomial(words_C, 0.2), words_C
+        before = rng.binomial(words_D, 0.2), words_D
+        difference, low, high = excess(day, before, rng)
+        assert low <= difference <= high
+        outside += not low <= 0 <= high
+    assert 1 <= outside <= 12
+
+
+def test_a_rise_of_the_word_error_rate_is_told_and_a_fall_is_not(store: Store) -> None:
+    rng = np.random.default_rng(2)
+    for number, error_rate in enumerate([0.2, 0.2, 0.2, 0.2, 0.5, 0.05]):
+        add_day(store, day_of(number), drawn_clips(rng, 40, error_rate))
+    assert warnings(store, day_of(3)) == []
+    assert warnings(store, day_of(5)) == []
+    (told,) = snapshot(store, day_of(4))[0]["warnings"]
+    assert (told["kind"], told["day"], told["days"]) == ("wer_rose", day_of(4), 4)
+    assert told["difference"] == pytest.approx(told["wer"] - told["before"])
+    assert 0 < told["low"] < told["difference"] < told["high"]
+
+
+def test_noisier_speech_is_told_as_drift_and_the_same_speech_is_not(store: Store) -> None:
+    rng = np.random.default_rng(3)
+    for number, snr_db in enumerate([20.0, 20.0, 20.0, 14.0]):
+        add_day(store, day_of(number), drawn_clips(rng, 30, 0.2, snr_db))
+    assert warnings(store, day_of(2)) == []
+    shown, _ = snapshot(store, day_of(3))
+    assert shown["warnings"] == [{"kind": "drifted", "features": ["snr_db"]}]
+    (row,) = [row for row in shown["drift"]["rows"] if row["differs"]]
+    assert row["today"] == pytest.approx(14, abs=2)  # three deviations of a mean of 30, of deviation 3
+    assert row["before"] == pytest.approx(20, abs=1)
+
+
+def table(rng: np.random.Generator, clips: int, share: float) -> dict[str, np.ndarray]:
+    measures = {name: rng.normal(size=clips) for name in MEASURES}
+    return measures | {name: np.where(rng.random(clips) < share, "a", "b") for name in KINDS}
+
+
+def test_distances_and_their_p_values_are_scipys() -> None:
+    """For two kinds the p-value is a sum over the hypergeometric distribution; 0.02: four deviations of 9,999 draws."""
+    rng = np.random.default_rng(4)
+    today, before = table(rng, 25, 0.3), table(rng, 200, 0.5)
+    found = {row.feature: row for row in drift(today, before, rng)}
+    for name in MEASURES:
+        places = np.concatenate([today[name], before[name]])
+        below = [np.mean(values[:, None] <= places, axis=0) for values in (today[name], before[name])]
+        assert found[name].distance == pytest.approx(np.abs(below[0] - below[1]).max())
+        assert found[name].p == pytest.approx(stats.ks_2samp(today[name], before[name], method="exact").pvalue)
+    for name in KINDS:
+        here, there = int(np.sum(today[name] == "a")), int(np.sum(before[name] == "a"))
+        drawn = np.arange(26)
+        distances = np.abs(drawn / 25 - (here + there - drawn) / 200)
+        assert found[name].distance == pytest.approx(distances[here])
+        chances = stats.hypergeom(225, here + there, 25).pmf(drawn)
+        assert found[name].p == pytest.approx(chances[distances >= distances[here] - 1e-9].sum(), abs=0.02)
+
+
+def test_days_that_are_alike_are_rarely_called_different() -> None:
+    """At most 3 of 50: half of one is expected."""
+    rng = np.random.default_rng(5)
+    told = sum(any(row.differs for row in drift(table(rng, 20, 0.5), table(rng, 200, 0.5), rng)) for _ in range(50))
+    assert told <= 3
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "kinds"),
+    [
+        ("Perché no?", "perché no?", ["spelling", "same"]),
+        ("uno due tre", "uno tre", ["same", "deleted", "same"]),
+        ("uno tre", "uno due tre", ["same", "inserted", "same"]),
+        ("il cane dorme", "il pane dorme.", ["same", "substituted", "spelling"]),
+        ("uno due", "", ["deleted", "deleted"]),
+        ("– sì", "sì", ["deleted", "same"]),
+    ],
+)
+def test_words_stand_beside_what_was_heard_of_them(said: str, heard: str, kinds: list[str]) -> None:
+    pairs = aligned(said, heard)
+    assert [kind for kind, _, _ in pairs] == kinds
+    assert " ".join(word for _, word, _ in pairs if word) == said
+    assert " ".join(word for _, _, word in pairs if word) == heard
+
+
+def test_an_alignment_has_as_few_errors_as_jiwers() -> None:
+    rng = np.random.default_rng(6)
+    letters = np.array(list("abcd"))
+    for _ in range(100):
+        said, heard = (" ".join(rng.choice(letters, int(rng.integers(1, 9)))) for _ in range(2))
+        found = jiwer.process_words(said, heard)
+        errors = sum(kind != "same" for kind, _, _ in aligned(said, heard))
+        assert errors == found.substitutions + found.deletions + found.insertions
+
+
+def test_failed_stages_are_shown_until_they_are_made_good(store: Store) -> None:
+    add_day(store, day_of(0), [Clip()])
+    add_day(store, day_of(1), [Clip()], is_heard=False)
+    failed = DayProgress(day_of(1)).note("features", "done").note("inference", "failed", error="out of memory")
+    write_progress(store.folder, DayProgress(day_of(0)).note("training", "failed", error="no space left"))
+    write_progress(store.folder, failed.note("training", "waiting", error="waits for inference"))
+    shown, _ = snapshot(store, day_of(1))
+    assert shown["stages"] == [
+        {"day": day_of(1), "stage": "inference", "error": "out of memory"},
+        {"day": day_of(0), "stage": "training", "error": "no space left"},
+    ]
+    assert shown["warnings"] == [
+        {"kind": "no_predictions", "day": day_of(1)},
+        {"kind": "failed_stage", "day": day_of(1), "stage": "inference", "error": "out of memory"},
+    ]
+    write_progress(store.folder, failed.note("inference", "done"))
+    assert [row["day"] for row in snapshot(store, day_of(1))[0]["stages"]] == [day_of(0)]
+
+
+def version(number: int, *aliases: str, note: str = "", **metrics: float) -> Version:
+    made = day_of(number)
+    return Version(MODEL, number, made, made, "run", aliases, metrics, note, None, "", dropped=False)
+
+
+def test_the_registrys_versions_are_listed_the_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry itself: test_daily_registry.py."""
+    listed = {MODEL: [version(1, CHAMPION, guard=14.25), version(2, note="no better", test=16.5)]}
+    monkeypatch.setattr("daily.snapshot.open_registry", lambda _: SimpleNamespace(versions=listed.__getitem__))
+    assert snapshot(store, day_of(1))[0]["versions"] == []  # and none is made by looking
+    assert not store.registry.exists()
+    store.registry.mkdir()
+    shown = snapshot(store, day_of(1))[0]["versions"]
+    assert [(row["number"], row["day"], row["is_champion"]) for row in shown] == [
+        (2, day_of(2), False),
+        (1, day_of(1), True),
+    ]
+    assert [(row["test"], row["guard"], row["note"]) for row in shown] == [(16.5, None, "no better"), (None, 14.25, "")]
+
+
+def test_a_snapshot_holds_todays_clip_and_pictures_and_nothing_of_yesterday(store: Store) -> None:
+    add_day(store, day_of(0), [Clip()])
+    write(store.monitor, *snapshot(store, day_of(0)))
+    assert {path.name for path in store.monitor.iterdir()} == {"monitor.json", f"clip-{day_of(0)}.flac"}
+    add_day(store, day_of(1), [Clip()])
+    store.confidence(day_of(1)).mkdir(parents=True)
+    for name in ("calibration.png", "confusion.png"):
+        (store.confidence(day_of(1)) / name).write_bytes(b"picture")
+    content, files = snapshot(store, day_of(1))
+    write(store.monitor, content, files)
+    clip = f"clip-{day_of(1)}.flac"
+    named = {clip, f"calibration-{day_of(1)}.png", f"confusion-{day_of(1)}.png"}
+    assert {path.name for path in store.monitor.iterdir()} == {"monitor.json", *named}
+    assert {content["clip"]["audio"], *(picture["file"] for picture in content["pictures"])} == named
+    spoken = store.clips(day_of(1)) / content["clip"]["id"]
+    assert (store.monitor / clip).read_bytes() == spoken.read_bytes()
+    assert snapshot(store, day_of(1))[0] == content  # nothing in it is of the moment
+
+
+def test_a_snapshot_that_cannot_be_whole_leaves_the_last_one(store: Store) -> None:
+    add_day(store, day_of(0), [Clip()])
+    write(store.monitor, *snapshot(store, day_of(0)))
+    before = {path.name: path.read_bytes() for path in store.monitor.iterdir()}
+    add_day(store, day_of(1), [Clip()])
+    for path in store.clips(day_of(1)).glob("*.flac"):
+        path.unlink()
+    with pytest.raises(UserError, match="is not there, though the store says so"):
+        write(store.monitor, *snapshot(store, day_of(1)))
+    assert {path.name: path.read_bytes() for path in store.monitor.iterdir()} == before
+
+
+def test_the_command_says_what_it_wrote_and_what_is_no_store(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add_day(store, day_of(0), [Clip()])
+    command = [sys.executable, "-m", "daily.snapshot", "--store", str(store.folder), "--day", day_of(0)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{store.monitor}: as of {day_of(0)}, 1 clips, 0 warnings\n"
+    for words, says in (
+        (["--store", str(tmp_path / "none")], "no store"),
+        (["--store", str(store.folder), "--day", "x"], "is not a date"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["snapshot", *words])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        error = capfd.readouterr().err
+        assert (error.count("\n"), says in error) == (1, True), error

@@ -1,0 +1,269 @@
+"""The day's challenger: trained once however often the day is killed, and promoted only if it is better."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from daily import training
+from daily.commands import CommandError
+from daily.decision import Difference, decide
+from daily.registry import MODEL, open_registry
+from daily.rollback import RollbackConfig, roll_back
+from daily.store import create_store
+from daily.training import TrainingConfig, train_day
+from data.errors import UserError
+
+DAY, NEXT = "2026-11-23", "2026-11-24"
+
+
+def difference(champion: float, challenger: float, low: float, high: float) -> Difference:
+    return Difference(80, champion, challenger, challenger - champion, (low, high), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("test", "guard", "promoted"),
+    [
+        (difference(20, 18, -3, -1), difference(9, 9, 0, 0), True),
+        (difference(20, 18, -3, -1), difference(9, 8, -2, 1), True),
+        (difference(20, 19, -3, 0.5), difference(9, 8, -2, -1), False),  # it may be chance
+        (difference(20, 20, 0, 0), difference(9, 8, -2, -1), False),
+        (difference(20, 18, -3, -1), difference(9, 9.1, -1, 1.2), False),  # better, but worse on real speech
+    ],
+)
+def test_a_challenger_is_promoted_if_surely_better_on_test_and_no_worse_on_guard(
+    test: Difference, guard: Difference, promoted: bool
+) -> None:
+    assert decide(test, guard).promoted is promoted
+    assert decide(test, guard, margin=0.2).promoted is (promoted or guard.challenger == 9.1)
+
+
+def test_a_decision_is_told_with_its_figures() -> None:
+    reason = decide(difference(20, 18.5, -2.25, -0.75), difference(9, 9.1, -1, 1.2)).reason
+    assert reason == (
+        "not promoted: better on test: WER 20.00 → 18.50 %, -1.50 points (95 %: -2.25 to -0.75); "
+        "worse on guard: WER 9.00 → 9.10 %, +0.10 points (95 %: -1.00 to +1.20)"
+    )
+
+
+class Commands:
+    """In place of the commands: writes what each writes; ends the process at the command number `kill_at`."""
+
+    def __init__(self, change: float = -2.0, guard_change: float = 0.0) -> None:
+        self.change, self.guard_change = change, guard_change
+        self.names: list[str] = []
+        self.kill_at = -1
+        self.before: dict[str, Callable[[], object]] = {}
+
+    def __call__(self, command: Sequence[str]) -> None:
+        name = command[2].removeprefix("jax_train.")
+        if len(self.names) == self.kill_at:
+            self.kill_at = -1
+            raise KeyboardInterrupt
+        self.names.append(name)
+        options = dict(zip(command[3::2], command[4::2], strict=True))
+        self.before.pop(name, lambda: None)()
+        getattr(self, name)(**{key.removeprefix("--").replace("-", "_"): value for key, value in options.items()})
+
+    def train(self, run: str, model: str, shards: str, split: str, **_: str) -> None:
+        assert (Path(shards) / split / "manifest.json").is_file()
+        assert (Path(model) / "model.safetensors").is_file()
+        assert not list(Path(model).glob("confidence.json"))
+        write(Path(run) / "config.json", {"model": model, "steps": 8})
+        write(Path(run) / "checkpoints" / "8" / "state.json", {})
+        write(Path(run) / "summary.json", {"step": 8})
+
+    def evaluate(self, out: str, split: str, windows: str, model: str = "", run: str = "", **_: str) -> None:
+        wer = 20.0 + (self.change if run else 0.0)
+        rates = {"wer_normalised": wer, "cer_normalised": wer / 2}
+        intervals = {"over_clips": {name: [rate - 1, rate + 1] for name, rate in rates.items()}}
+        settings = {"windows": windows, "split": split, "model": model}
+        write(Path(out) / "scores.json", rates | {"intervals": intervals, "settings": settings})
+
+    def curves(self, run: str) -> None:
+        (Path(run) / "curves.png").write_bytes(b"picture")
+
+    def export(self, run: str, model_dir: str, **_: str) -> None:
+        assert (Path(run) / "evaluate-test" / "scores.json").is_file()  # for the model card
+        write(Path(model_dir) / "config.json", {})
+        (Path(model_dir) / "model.safetensors").write_text(run)
+
+    def compare(self, a: str, b: str, out: str, **_: str) -> None:
+        change = self.guard_change if out.endswith("guard") else self.change
+        found = {"difference": change, "interval": [change - 1, change + 1], "p_value": 0.01, "improved": 1.0}
+        sides = {side: {"name": name, "wer_normalised": 20.0} for side, name in (("a", a), ("b", b))}
+        write(Path(out) / "compare.json", sides | {"clips": 80, "over_clips": {"wer_normalised": found}})
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store after two days' features and the first day's inference: its champion is the pretrained model."""
+    folder = tmp_path_factory.mktemp("training")
+    pretrained, store = folder / "whisper-pretrained", folder / "store"
+    write(pretrained / "config.json", {})
+    (pretrained / "model.safetensors").write_text("pretrained")
+    opened = create_store(store, "it", str(pretrained), 80, "0" * 64)
+    for split in (DAY, NEXT, "test", "guard"):
+        write(store / "shards" / split / "manifest.json", {})
+    _, version = training.champion_of(opened)
+    assert (version.number, version.key, version.aliases) == (1, "base", ("challenger", "champion"))
+    assert version.note == "whisper-pretrained as it was published"
+    return store
+
+
+@pytest.fixture
+def store(first_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(first_day, tmp_path / "store")
+
+    def mixed(opened: training.Store, day: str, *_: object) -> None:
+        write(opened.run(day) / "shards" / f"train-{day}" / "manifest.json", {})
+
+    monkeypatch.setattr(training, "mix", mixed)
+    return tmp_path / "store"
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, commands: Commands) -> Commands:
+    monkeypatch.setattr(training, "run", commands)
+    return commands
+
+
+def champion_weights(store: Path) -> str:
+    return (store / "champion" / "model.safetensors").read_text()
+
+
+def test_a_better_challenger_becomes_champion_and_the_next_day_starts_from_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = scripted(monkeypatch, Commands())
+    record = train_day(TrainingConfig(store, DAY), [])
+    assert (record["champion"], record["version"], record["promoted"]) == (1, 2, True)
+    assert champion_weights(store) == str(store / "runs" / DAY / "run")
+    commands.names.clear()
+    assert train_day(TrainingConfig(store, NEXT), [])["champion"] == 2
+    assert commands.names.count("evaluate") == 2  # the champion was scored on the day it was the challenger
+    base, first, second = open_registry(store).versions(MODEL)
+    assert (base.metrics["test_wer"], first.metrics["test_wer"], first.metrics["guard_cer_low"]) == (20, 18, 8)
+    assert (base.aliases, first.replaced, second.replaced) == ((), 1, 2)
+    assert second.note == record["reason"]
+
+
+def test_a_challenger_that_is_not_better_leaves_the_champion_and_only_its_own_weights_are_kept(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, Commands(change=-0.5))
+    assert not train_day(TrainingConfig(store, DAY), [])["promoted"]
+    assert not train_day(TrainingConfig(store, NEXT), [])["promoted"]
+    registry = open_registry(store)
+    assert champion_weights(store) == "pretrained"
+    assert [version.aliases for version in registry.versions(MODEL)] == [("champion",), (), ("challenger",)]
+    assert [version.dropped for version in registry.versions(MODEL)] == [False, True, False]
+    left = {str(path.relative_to(store / "runs")) for path in (store / "runs").rglob("*") if path.is_file()}
+    assert not [path for path in left if "checkpoints" in path or "safetensors" in path or "shards" in path]
+    assert {f"{DAY}/decision.json", f"{DAY}/run/curves.png", f"{DAY}/compare-guard/compare.json"} < left
+
+
+def test_a_day_killed_before_any_of_its_commands_is_continued_where_it_was(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands, done = scripted(monkeypatch, Commands()), list[str]()
+    for kills in range(99):
+        commands.names, commands.kill_at = [], kills
+        try:
+            record = train_day(TrainingConfig(store, DAY), [])
+            break
+        except KeyboardInterrupt:
+            done += commands.names
+    assert kills == 5  # at most four quick commands are run again, so a kill that comes later each time ends
+    assert (record["version"], record["promoted"]) == (2, True)
+    assert (done.count("evaluate"), done.count("export")) == (4, 1)  # what takes long is not done again
+    assert champion_weights(store) == str(store / "runs" / DAY / "run")
+
+
+@pytest.mark.parametrize("act", ["register", "promote", "drop_weights"])
+def test_a_day_killed_in_the_registry_is_registered_and_promoted_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    scripted(monkeypatch, Commands())
+
+    def killed(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Registry, act, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_day(TrainingConfig(store, DAY), [])
+    train_day(TrainingConfig(store, DAY), [])
+    registry = open_registry(store)
+    assert [version.key for version in registry.versions(MODEL)] == ["base", DAY]
+    assert champion_weights(store) == str(store / "runs" / DAY / "run")
+
+
+def test_a_day_is_trained_once(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    commands = scripted(monkeypatch, Commands())
+    record = train_day(TrainingConfig(store, DAY), [])
+    commands.names.clear()
+    roll_back(RollbackConfig(store))
+    assert train_day(TrainingConfig(store, DAY), []) == record
+    assert commands.names == []
+    assert "already decided" in capsys.readouterr().out
+    assert champion_weights(store) == "pretrained"  # a roll-back stands
+
+
+def test_a_roll_back_while_a_challenger_trains_stands_and_the_next_day_starts_from_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = scripted(monkeypatch, Commands())
+    train_day(TrainingConfig(store, DAY), [])
+    commands.before["export"] = lambda: roll_back(RollbackConfig(store))
+    record = train_day(TrainingConfig(store, NEXT), [])
+    assert not record["promoted"]
+    assert record["reason"].startswith("not promoted: the champion was changed while this ran, from version 2")
+    assert champion_weights(store) == "pretrained"
+
+
+def test_rolling_back_to_a_version_whose_weights_are_gone_is_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, Commands(change=0.0))
+    train_day(TrainingConfig(store, DAY), [])
+    train_day(TrainingConfig(store, NEXT), [])
+    with pytest.raises(UserError, match="version 2: its weights were deleted"):
+        roll_back(RollbackConfig(store, version=2))
+    assert roll_back(RollbackConfig(store, version=3)).number == 3
+    assert champion_weights(store) == str(store / "runs" / NEXT / "run")
+
+
+def test_wrong_input_is_refused_before_anything_is_written(store: Path, tmp_path: Path) -> None:
+    for settings, said in [
+        ({"store": tmp_path / "none"}, "no store"),
+        ({"day": "2026-11-31"}, "not a date"),
+        ({"day": "2026-11-25"}, "has no 2026-11-25: run `make daily-features DAY=2026-11-25` first"),
+    ]:
+        config = dataclasses.replace(TrainingConfig(store, DAY), **settings)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=said):
+            train_day(config, [])
+    with pytest.raises(UserError, match="--steps"):
+        TrainingConfig(store, DAY, steps=0)
+    assert not (store / "runs").exists()
+
+
+def test_a_training_that_was_asked_to_stop_is_not_scored(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = scripted(monkeypatch, Commands())
+    monkeypatch.setattr(commands, "train", lambda **_: None)  # SIGTERM: the trainer saves and ends well
+    with pytest.raises(UserError, match="was stopped; run the same command again"):
+        train_day(TrainingConfig(store, DAY), [])
+    assert commands.names == ["train"]
+
+
+def test_a_failed_command_ends_the_day_with_its_line(store: Path) -> None:
+    with pytest.raises(CommandError, match=r"jax_train\.train: .*manifest"):
+        train_day(TrainingConfig(store, DAY), [])
+    assert not (store / "runs" / DAY / "decision.json").exists()
