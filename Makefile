@@ -59,7 +59,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space monitor daily-train rollback daily environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-inference daily-confidence daily-train rollback monitor environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -134,14 +134,20 @@ monitor: $(READY)  ## STORE [DAY] → a web page on PORT: how the daily loop goe
 	@$(BIN)/python -m daily.snapshot --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
 	@$(BIN)/python -m serving.monitor --folder '$(STORE)/monitor' --port $(PORT)
 
+daily: $(READY)  ## STORE [DAY]: the living system's day; a failed or killed one is continued (docs/operations.md)
+	@$(BIN)/python -m daily.loop --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+daily-inference: $(READY)  ## STORE [DAY]: what the champion hears in the day's speech, with its errors and signals
+	@$(BIN)/python -m daily.inference --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+daily-confidence: $(READY)  ## STORE [DAY]: train what says whether a transcript can be trusted, on all days so far
+	@$(BIN)/python -m daily.confidence --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
 daily-train: $(READY)  ## STORE [DAY]: a challenger from the champion and the day's speech; promoted if it is better
 	@$(BIN)/python -m daily.training --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
 
 rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is the champion again
 	@$(BIN)/python -m daily.rollback --store '$(STORE)' $(if $(VERSION),--version $(VERSION)) $(ARGS)
-
-daily: $(READY)  ## STORE [DAY]: the living system's day; a failed or killed one is continued (docs/operations.md)
-	@$(BIN)/python -m daily.loop --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 

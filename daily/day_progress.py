@@ -51,6 +51,10 @@ class DayProgress:
         """Whether the stage need not run again."""
         return stage in self.stages and self.stages[stage].state == "done"
 
+    def failed(self, stage: str) -> bool:
+        """Whether its last attempt ended with an error."""
+        return stage in self.stages and self.stages[stage].state == "failed"
+
     def attempts(self, stage: str) -> int:
         return self.stages[stage].attempts if stage in self.stages else 0
 

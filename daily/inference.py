@@ -17,9 +17,10 @@ from typing import Any
 import tyro
 from rapidfuzz.distance import Levenshtein
 
+from daily.champion import champion_of
 from daily.commands import module, run
-from daily.registry import CONFIDENCE_FILE, MODEL, open_registry
-from daily.store import PREDICTIONS, Store, connect, open_store, parse_day, write_table
+from daily.registry import CONFIDENCE_FILE
+from daily.store import PREDICTIONS, connect, open_store, parse_day, write_table
 from data.errors import UserError, command
 
 RIGHT = 0.0  # share of wrong words up to which a transcript is right, while no confidence model names another
@@ -46,38 +47,34 @@ def infer(config: InferenceConfig) -> None:
     if not store.features(day).exists():
         there = ", ".join(store.days()[-3:]) or "none"
         raise UserError(f"{store.features(day)} is not there: run daily-features for {day} first; there are: {there}")
-    version, bound = _champion(store)
+    folder, version = champion_of(store)
+    bound = _bound(folder)
     with connect(store) as connection:
         clips = connection.execute("select id, file, sentence from features where day = ? order by id", [day])
         rows = [dict(zip(("id", "file", "reference"), row, strict=True)) for row in clips.fetchall()]
-    heard = _hear(store, [row["file"] for row in rows]) if rows else []
-    normalise = normaliser()
+    heard = _hear(folder, [store.folder.resolve() / row["file"] for row in rows]) if rows else []
+    normalise, number = normaliser(), str(version.number)
     predictions = [
-        {"id": row["id"], "day": day, "model_version": version, **scored(row["reference"], said, bound, normalise)}
+        {"id": row["id"], "day": day, "model_version": number, **scored(row["reference"], said, bound, normalise)}
         for row, said in zip(rows, heard, strict=True)
     ]
     write_table(PREDICTIONS, target, predictions)
-    print(say(day, version, predictions))
+    print(say(day, number, predictions))
 
 
-def _champion(store: Store) -> tuple[str, float]:
-    """The champion's version, its folder made ready, and the share of wrong words that are right."""
-    registry = open_registry(store.folder)
-    version = registry.champion(MODEL)
-    if version is None or registry.place() is None:
-        raise UserError(f"{store.folder}: no champion yet; `make daily-train` registers the first")
-    path = store.champion / CONFIDENCE_FILE
-    bound = float(json.loads(path.read_text(encoding="utf-8"))["bound"]) if path.is_file() else RIGHT
-    return str(version.number), bound
+def _bound(champion: Path) -> float:
+    """Share of wrong words up to which a transcript is right."""
+    path = champion / CONFIDENCE_FILE
+    return float(json.loads(path.read_text(encoding="utf-8"))["bound"]) if path.is_file() else RIGHT
 
 
-def _hear(store: Store, files: list[str]) -> list[dict[str, Any]]:
+def _hear(champion: Path, files: list[Path]) -> list[dict[str, Any]]:
     """What the champion writes of each file, with its signals; in the order of the files."""
     with tempfile.TemporaryDirectory(prefix="sussurro-inference-") as folder:
         clips, out = Path(folder) / "clips.csv", Path(folder) / "heard.jsonl"
         with clips.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([["file_name"], *([str(store.folder.resolve() / name)] for name in files)])
-        run(module("serving.batch", "--model", str(store.champion), "--clips", str(clips), "--out", str(out)))
+            csv.writer(file).writerows([["file_name"], *([str(path)] for path in files)])
+        run(module("serving.batch", "--model", str(champion), "--clips", str(clips), "--out", str(out)))
         with out.open(encoding="utf-8") as file:
             heard = [json.loads(line) for line in file]
     if problems := [row["problem"] for row in heard if "problem" in row]:

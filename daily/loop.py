@@ -5,12 +5,13 @@ failed or were killed, days when the machine was off, and today. What is older t
 takes along only the stages of its day that need it. Stages are commands in processes of their own, as a user would
 run them, so one that fails, or eats all memory, takes nothing with it.
 
-The champion hears a day before anything is trained on that day, so training needs inference.
+The champion hears a day before anything is trained on that day, so training needs inference; and since a later day's
+training replays earlier ones, it waits for those that could not be heard, too.
 """
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,8 @@ class Stage:
     """What is run; `--store STORE --day DAY` is added."""
     needs: tuple[str, ...] = ()
     """Stages of the same day that must be done before it."""
+    needs_of_earlier: str = ""
+    """A stage that must not have failed on an earlier day of the same run."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,22 @@ class LoopConfig:
 
 def daily_stages(options: StageOptions) -> tuple[Stage, ...]:
     """The stages of a day, in order."""
-    needs = {"inference": ("features",), "confidence": ("inference",), "training": ("features", "inference")}
-    return tuple(_stage(name, options, needs.get(name, ())) for name in ("features", *needs))
+    return (
+        _stage("features", options),
+        _stage("inference", options, ("features",)),
+        _stage("confidence", options, ("inference",)),
+        _stage("training", options, ("features", "inference"), "inference"),
+    )
 
 
 def snapshot_stage(options: StageOptions) -> Stage:
     """The stage that ends every run: what the monitor shows, of failures too."""
-    return _stage("snapshot", options, ())
+    return _stage("snapshot", options)
 
 
-def _stage(name: str, options: StageOptions, needs: tuple[str, ...]) -> Stage:
-    return Stage(name, tuple(module(f"daily.{name}", *shlex.split(getattr(options, name)))), needs)
+def _stage(name: str, options: StageOptions, needs: tuple[str, ...] = (), needs_of_earlier: str = "") -> Stage:
+    command = module(f"daily.{name}", *shlex.split(getattr(options, name)))
+    return Stage(name, tuple(command), needs, needs_of_earlier)
 
 
 def run_loop(store: Path, today: str, catch_up: int, stages: Sequence[Stage], last: Stage) -> list[str]:
@@ -101,21 +109,29 @@ def run_loop(store: Path, today: str, catch_up: int, stages: Sequence[Stage], la
         if not owed and days[-1].done(last.name):
             print(f"{today}: everything is done")
             return []
+        failed: dict[str, str] = {}  # stage: the first day that it failed on
         for number, day in enumerate(owed, 1):
-            open_stages = [stage.name for stage in stages if not day.done(stage.name)]
-            print(f"{day.day} ({number} of {len(owed)} days): {', '.join(open_stages)}")
-            for stage in stages:
-                day = _advance(store, day, stage)
+            open_stages = [stage for stage in stages if not day.done(stage.name)]
+            print(f"{day.day} ({number} of {len(owed)} days): {', '.join(stage.name for stage in open_stages)}")
+            for stage in open_stages:
+                day = _advance(store, day, stage, _missing(day, stage, failed))
             failures += _failures(day, stages)
-        failures += _failures(_advance(store, read_progress(store, today), last, again=True), [last])
+            failed = {stage.name: day.day for stage in stages if day.failed(stage.name)} | failed
+        failures += _failures(_advance(store, read_progress(store, today), last), [last])
     return failures
 
 
-def _advance(store: Path, day: DayProgress, stage: Stage, again: bool = False) -> DayProgress:
-    """The day after an attempt at `stage`, if it is not done (or is done `again`) and what it needs is."""
-    if day.done(stage.name) and not again:
-        return day
-    if missing := [name for name in stage.needs if not day.done(name)]:
+def _missing(day: DayProgress, stage: Stage, failed: Mapping[str, str]) -> list[str]:
+    """What `stage` has to wait for; `failed` are stages of earlier days, and the day."""
+    missing = [name for name in stage.needs if not day.done(name)]
+    if stage.needs_of_earlier in failed:
+        missing.append(f"{stage.needs_of_earlier} of {failed[stage.needs_of_earlier]}")
+    return missing
+
+
+def _advance(store: Path, day: DayProgress, stage: Stage, missing: Sequence[str] = ()) -> DayProgress:
+    """The day after an attempt at `stage`, unless it has to wait."""
+    if missing:
         day = day.note(stage.name, "waiting", error=f"waits for {' and '.join(missing)}")
         write_progress(store, day)
         return day

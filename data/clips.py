@@ -32,6 +32,7 @@ NO_SUCH_FILE = "no such file"
 CANNOT_BE_READ = "cannot be read"
 LEAVES_THE_CORPUS = "path leaves the corpus folder"
 LISTED_TWICE = "listed twice"
+NOT_CONFIDENT = "not confident enough"
 DRIVE_GONE = {errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV}
 
 

@@ -17,6 +17,7 @@ import tyro
 from upath import UPath
 
 from data.budget import check_room, parse_share, say_bytes
+from data.clips import NOT_CONFIDENT
 from data.errors import UserError, command
 from data.finish import REJECTED, TIMING, drop_duplicates, merge, remove_hidden, reopen, to_json, write_rejected
 from data.plan import TOKENIZER, UNFINISHED, Settings, differences
@@ -128,9 +129,10 @@ def _executor(
 
 
 def _check_rejected(run: Run, results: Iterable[ShardResult], share: float) -> None:
-    """Stop when more than `share` of the clips listed cannot be used."""
-    rejected = run.split.rejected + [clip for result in results for clip in result.rejected]
-    total = len(run.split.clips) + len(run.split.rejected)
+    """Stop when more than `share` of the clips listed cannot be used; those that are filtered out were not listed."""
+    listed = [clip for clip in run.split.rejected if clip.reason != NOT_CONFIDENT]
+    rejected = listed + [clip for result in results for clip in result.rejected]
+    total = len(run.split.clips) + len(listed)
     if len(rejected) <= share * total:
         return
     with writing_to(run.folder):

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data.clips import ClipError, CorpusError
+from data.clips import NOT_CONFIDENT, ClipError, CorpusError
 
 PATH_COLUMNS = ("file_name", "audio_filepath")
 TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+CONFIDENCE_COLUMN = "confidence"
 LANGUAGE_COLUMNS = ("lang", "language", "locale")
 HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # alone; a pair of them is a character
 Row = dict[str, Any]
@@ -159,6 +160,21 @@ def _parse_cut(row: Row) -> Entry:
         length,
         str(row.get("id") or ""),
     )
+
+
+def check_confidence(row: Row, least: float) -> None:
+    """`ClipError` for a row that is less confident than `least`, or does not say how confident it is."""
+    value = row.get(CONFIDENCE_COLUMN)
+    try:
+        confidence = float(value) if value not in (None, "") else None
+    except (TypeError, ValueError, OverflowError):
+        confidence = math.nan
+    if confidence is None:
+        raise ClipError(NOT_CONFIDENT, "none is given")
+    if isinstance(value, bool) or not 0 <= confidence <= 1:
+        raise ClipError("not a confidence", f"{CONFIDENCE_COLUMN} is {value!r}; it takes 0 to 1")
+    if confidence < least:
+        raise ClipError(NOT_CONFIDENT, f"{confidence:g}, asked for {least:g}")
 
 
 def _text(row: Row, column: str) -> str:

@@ -26,15 +26,18 @@ from data.clips import (
     language_code,
 )
 from data.manifest_rows import (
+    CONFIDENCE_COLUMN,
     PATH_COLUMNS,
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,
     Entry,
     Row,
+    check_confidence,
     find_column,
     parse_entry,
     read_rows,
 )
+from data.source_options import DEFAULTS, SourceOptions
 from data.split_names import SYNONYMS
 
 MANIFEST_ENDS = ("jsonl", "jsonl.gz", "json")
@@ -66,16 +69,16 @@ class Manifests:
 
     kind = "manifests"
 
-    def __init__(
-        self, source: UPath, audio_root: str | None, text_column: str | None, speaker_column: str | None
-    ) -> None:
+    def __init__(self, source: UPath, options: SourceOptions = DEFAULTS) -> None:
+        audio_root = options.audio_root
         single = source.is_file()
         self.files = {"": source} if single else find_manifests(source)
         self.audio_root = audio_root
         self.folder = _resolved(audio_root or str(source.parent if single else source))
         if audio_root and not UPath(audio_root).is_dir():
             raise CorpusError(f"audio root {audio_root} is not a folder")
-        self.text_column, self.speaker_column = text_column, speaker_column
+        self.text_column, self.speaker_column = options.text_column, options.speaker_column
+        self.min_confidence = options.min_confidence
         self.rows = cache(self._rows)
         self.leaves = cache(self._leaves)
 
@@ -102,6 +105,8 @@ class Manifests:
                 clip = self._clip(entry, file)
                 if clip.id in clips:
                     raise ClipError(LISTED_TWICE)
+                if self.min_confidence is not None and isinstance(row, dict):
+                    check_confidence(row, self.min_confidence)
                 clips[clip.id] = clip
                 languages.add(entry.language)
             except ClipError as error:
@@ -121,6 +126,8 @@ class Manifests:
         file = self.files[name]
         rows = list(read_rows(str(file), file.read_bytes()))
         columns = sorted({column for _, row in rows if isinstance(row, dict) for column in row})
+        if columns and self.min_confidence is not None and CONFIDENCE_COLUMN not in columns:
+            raise CorpusError(f"{file} has no column {CONFIDENCE_COLUMN} to filter by; there are: {', '.join(columns)}")
         if not columns or "recording" in columns:
             return rows
         wanted = [("path", None, PATH_COLUMNS), ("text", self.text_column, TEXT_COLUMNS)]

@@ -95,6 +95,9 @@ def prepare(config: FeaturizeConfig) -> Run:
             raise UserError(f"{name} is {value}; it takes 1 or more")
     if config.copies != "auto" and config.copies < 0:
         raise UserError(f"copies is {config.copies}; it takes 0 (clean only) or more, or auto")
+    least = config.source_options.min_confidence
+    if least is not None and not 0 <= least <= 1:
+        raise UserError(f"min-confidence is {least:g}; it takes 0 to 1")
     recipe = find_recipe(config.recipe)
     shards = UPath(config.shards)
     folder = shards / folder_name(config.split)

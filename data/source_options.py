@@ -15,6 +15,8 @@ class SourceOptions:
     """Manifests, datasets: by default text, sentence, transcription, transcript or normalized_text."""
     speaker_column: str | None = None
     """Manifests, datasets: by default speaker, speaker_id or client_id, if there is one."""
+    min_confidence: float | None = None
+    """Manifests: leave out, into rejected.tsv, what a column confidence gives less, as of pseudo-labels."""
     audio_column: str | None = None
     """Datasets: by default the only column of audio, or the one called audio."""
     dataset_config: str | None = None

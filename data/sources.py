@@ -58,6 +58,8 @@ def read_split(source: str, split: str, options: SourceOptions = DEFAULTS) -> Sp
 def _read_split(source: str, split: str, options: SourceOptions) -> Split:
     asked = parse_split(split)  # before an archive is listed for minutes
     corpus = open_source(source, options)
+    if options.min_confidence is not None and corpus.kind != "manifests":
+        raise CorpusError(f"{source} is {corpus.kind}: --min-confidence takes a manifest with a column confidence")
     there = corpus.splits()
     parts = [replace(part, name=_find(source, corpus, there, part.name)) for part in asked]
     names = list(dict.fromkeys(part.name for part in parts))
@@ -108,7 +110,7 @@ def _open_file(path: UPath, options: SourceOptions) -> Source:
     if path.name.endswith(MANIFESTS):
         from data.manifests import Manifests
 
-        return Manifests(path, options.audio_root, options.text_column, options.speaker_column)
+        return Manifests(path, options)
     raise CorpusError(f"{path} is not a source: a file ends in {', '.join(ARCHIVES + MANIFESTS)}")
 
 
@@ -119,7 +121,7 @@ def _open_folder(path: UPath, options: SourceOptions) -> Source:
     from data.manifests import Manifests, find_manifests
 
     if not any(path.glob(f"*/{CLIPS}")) and find_manifests(path):
-        return Manifests(path, options.audio_root, options.text_column, options.speaker_column)
+        return Manifests(path, options)
     if is_dataset_folder(path):
         return _hub_dataset(str(path), options)
     if (path / CLIPS).is_dir() or any(path.glob(f"*/{CLIPS}")):

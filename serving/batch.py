@@ -18,6 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from serving.errors import AudioError, UserError, command
+from serving.media import load_audio
 from serving.model import quiet_transformers
 from serving.transcribe import Transcriber
 
@@ -60,13 +61,13 @@ def read_list(path: Path) -> list[str]:
 def hear(transcriber: Transcriber, path: Path) -> dict[str, Any]:
     """What is written of one recording: text, signals, estimate; or why nothing is."""
     try:
-        transcript = transcriber.transcribe(path)
+        transcript, signals = transcriber.transcribe_with_signals(load_audio(path))
     except AudioError as error:
         return {"text": "", "problem": str(error)}
     found: dict[str, Any] = {"text": transcript.text, "language": transcript.language, "seconds": transcript.seconds}
-    found |= asdict(transcript.signals) if transcript.signals else {}
+    found |= asdict(signals) if signals else {}
     if transcriber.confidence is not None:
-        estimate = transcriber.confidence.estimate(transcript.signals)
+        estimate = transcriber.confidence.estimate(signals)
         found |= {"confidence": estimate.probability, "trusted": estimate.trusted}
     return found
 

@@ -12,7 +12,7 @@ M mel bins, F mel frames (3000 in 30 s, or those of the clip alone).
 
 import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -40,25 +40,28 @@ class Decoded:
     """NaN where nobody asked."""
 
 
-def _meaning(says: str) -> float:
-    """A field, with what it means: the schema that goes with a trained model."""
-    found: float = field(metadata={"meaning": says})
-    return found
-
-
 @dataclass(frozen=True)
 class Signals:
     """What is known of a transcript; every field is a number."""
 
-    mean_log_probability: float = _meaning("mean over the tokens and the end, in nats")
-    lowest_log_probability: float = _meaning("of the least likely of them, in nats")
-    compression_ratio: float = _meaning("bytes of the text by those that zlib needs; high where it repeats itself")
-    no_speech_probability: float = _meaning("that nobody speaks, as the decoder says at its start")
-    tokens: float = _meaning("how many, without prompt and end")
-    seconds: float = _meaning("length of the recording")
-    hypothesis_words: float = _meaning("how many, apart by spaces")
-    words_per_second: float = _meaning("of the whole recording, pauses included")
-    snr_db: float = _meaning("signal-to-noise ratio of the log-mel, in dB from -10 to 50")
+    mean_log_probability: float
+    """Mean over the tokens and the end, in nats."""
+    lowest_log_probability: float
+    """Of the least likely of them, in nats."""
+    compression_ratio: float
+    """Bytes of the text by those that zlib needs; high where it repeats itself."""
+    no_speech_probability: float
+    """That nobody speaks, as the decoder says at its start."""
+    tokens: float
+    """How many, without prompt and end."""
+    seconds: float
+    """Length of the recording."""
+    hypothesis_words: float
+    """How many, apart by spaces."""
+    words_per_second: float
+    """Of the whole recording, pauses included."""
+    snr_db: float
+    """Signal-to-noise ratio of the log-mel, in dB from -10 to 50."""
 
 
 def compression(text: str) -> float:

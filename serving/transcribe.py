@@ -129,11 +129,17 @@ class Transcriber:
 
     def transcribe_audio(self, audio_N: NDArray[np.float32], options: Options = Options()) -> Transcript:
         """The transcript of float32 mono samples (N,) at 16 kHz."""
+        return self.transcribe_with_signals(audio_N, options)[0]
+
+    def transcribe_with_signals(
+        self, audio_N: NDArray[np.float32], options: Options = Options()
+    ) -> tuple[Transcript, Signals | None]:
+        """The transcript, and what is known of it where the transcriber looks: see `Progress.signals`."""
         segments: list[Segment] = []
         for progress in self.stream(audio_N, options):
             segments.extend(progress.segments)
         text = options.between(progress.language).join(segment.text for segment in segments)
-        return Transcript(text, tuple(segments), progress.seconds, progress.language, progress.signals)
+        return Transcript(text, tuple(segments), progress.seconds, progress.language), progress.signals
 
     def stream(
         self,

@@ -5,8 +5,6 @@ Times are seconds from the start of the recording.
 
 from dataclasses import dataclass
 
-from serving.signals import Signals
-
 
 @dataclass(frozen=True)
 class Word:
@@ -36,5 +34,3 @@ class Transcript:
     seconds: float
     language: str = ""
     """ISO 639-1 code, such as `it`; empty where nobody named or detected one."""
-    signals: Signals | None = None
-    """What the decoder knows of the text; None where nobody asked, and for more than one window."""

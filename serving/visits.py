@@ -111,7 +111,7 @@ class Visits:
             taken = timeline.duration(time.monotonic() - began)
             says = words["finished"].format(seconds=timeline.duration(found[-1].seconds), taken=taken)
             status = timeline.note(says, "done") if rows else timeline.note(words["silence"], "stopped")
-            yield from self._last(status, rows, found, name)
+            yield from self._last(status + self._estimate(found[-1], options, words), rows, found, name)
 
     def fetch(self, video: Video, session: str, words: dict[str, str]) -> Iterator[View | Path]:
         """The views of a download, then its path, or a last view that says why there is none."""
@@ -159,6 +159,19 @@ class Visits:
                 if step is None:
                     return
                 yield step
+
+    def _estimate(self, last: Progress, options: Options, words: dict[str, str]) -> str:
+        """A line on whether the text can be trusted, where that was learned of such speech; else nothing."""
+        confidence = self.transcriber.confidence
+        if confidence is None or last.signals is None or not last.signals.hypothesis_words:
+            return ""
+        if options.task != "transcribe" or last.language != confidence.language:
+            return ""
+        estimate = confidence.estimate(last.signals)
+        shares = {"share": f"{100 * estimate.probability:.0f} %", "bound": f"{100 * confidence.bound:g} %"}
+        kind = "trusted" if estimate.trusted else "doubted"
+        that = words["some_wrong" if confidence.bound else "none_wrong"].format(**shares)
+        return timeline.note(f"{words[kind]}: {that}", f"estimate {kind}")
 
     def _last(self, status: str, rows: str, found: list[Progress], name: str) -> Iterator[View]:
         """The final view, with downloads if there is anything to download; they exist until the generator ends."""

@@ -28,6 +28,7 @@ class DigestTranscriber:
     """What `serving.transcribe.Transcriber` is to the page."""
 
     name, language, languages, can_translate = "digest", "it", ("it",), False
+    confidence = None
 
     def __init__(self, gate: Path) -> None:
         self.gate = gate

@@ -46,6 +46,7 @@ class ScriptedTranscriber:
     """What `serving.transcribe.Transcriber` is to the page."""
 
     name, language, languages, can_translate = "scripted", None, ("en", "it"), True
+    confidence = None
 
     def __init__(self, log: Path) -> None:
         self.log = log

@@ -2,7 +2,8 @@
 
 It keeps the stages' promises: what it makes appears by rename and is made once. `STRIKE=NAME:WHO:N` in the environment
 kills, before its N-th change to the store, itself (`self`) or the loop that started it (`loop`; it then waits for the
-file `go`, and ends as if nothing had been). `FAIL=NAME` lets it fail. Two stages at work at once are noted.
+file `go`, and ends as if nothing had been). `FAIL=NAME` lets it fail, `FAIL=NAME:DAY` on that day alone. Two stages at
+work at once are noted.
 """
 
 import fcntl
@@ -25,7 +26,7 @@ def main() -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             (store / "overlap").write_text(f"{day} {name}")
-        if os.environ.get("FAIL") == name:
+        if os.environ.get("FAIL") in (name, f"{name}:{day}"):
             sys.exit("reading the corpus\nerror: no room on the disk")
         listen(name, store)
         STAGES[name](store, day)

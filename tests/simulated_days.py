@@ -14,23 +14,18 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from daily.day_progress import read_progress
 from daily.lock import LockedError, locked
-from daily.loop import Stage, run_loop
+from daily.loop import Stage, StageOptions, daily_stages, run_loop, snapshot_stage
 
 DAYS = 60
 FIRST = date(2026, 11, 23)
 SCRIPT = Path(__file__).with_name("scripted_stage.py")
-NEEDS = {
-    "features": (),
-    "inference": ("features",),
-    "confidence": ("inference",),
-    "training": ("features", "inference"),
-}
 CHANGES = ("os.mkdir", "os.rename", "fcntl.flock", "subprocess.Popen")
 REFUSED, FAILED = 3, 4  # exit codes: another run is going on, stages failed
 STAGE_CHANGES = {"features": 3, "inference": 3, "confidence": 3, "training": 6, "snapshot": 3}
@@ -43,12 +38,13 @@ CASES = [
 ]
 
 
-def stage(name: str, needs: tuple[str, ...] = ()) -> Stage:
-    return Stage(name, (sys.executable, "-I", "-S", str(SCRIPT), name), needs)
+def scripted(stage: Stage) -> Stage:
+    """The real stage, with the scripted one's command."""
+    return replace(stage, command=(sys.executable, "-I", "-S", str(SCRIPT), stage.name))
 
 
-STAGES = tuple(stage(name, needs) for name, needs in NEEDS.items())
-LAST = stage("snapshot")
+STAGES = tuple(scripted(stage) for stage in daily_stages(StageOptions()))
+LAST = scripted(snapshot_stage(StageOptions()))
 
 
 def main() -> None:

@@ -39,11 +39,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_the_scripted_stages_of_these_tests_stand_for_the_real_ones() -> None:
-    real = daily_stages(StageOptions())
-    assert [(stage.name, stage.needs) for stage in real] == [(stage.name, stage.needs) for stage in STAGES]
-    assert [stage.command[-1] for stage in real] == [f"daily.{name}" for name in NAMES]
-    assert snapshot_stage(StageOptions()).command[-1] == "daily.snapshot"
+def test_stages_are_commands_of_the_package() -> None:
+    real = [*daily_stages(StageOptions()), snapshot_stage(StageOptions())]
+    assert [stage.command[1:] for stage in real] == [("-m", f"daily.{name}") for name in [*NAMES, "snapshot"]]
 
 
 def test_a_run_does_every_stage_of_its_day_in_order_and_says_so(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +90,21 @@ def test_a_failed_stage_takes_along_those_that_need_it_alone_shows_on_the_monito
     attempts = {name: stage.attempts for name, stage in read_progress(store, DAY).stages.items()}
     assert attempts == dict.fromkeys([*NAMES, "snapshot"], 1) | {failed: 2}
     assert json.loads((store / "monitor" / "monitor.json").read_text()) == {"day": NEXT, "failed": []}
+    assert json.loads((store / "champion.json").read_text())["trained_on"] == [DAY, NEXT]
+
+
+def test_nothing_is_trained_while_an_earlier_day_could_not_be_heard(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training replays earlier days; what was replayed can no longer be heard honestly."""
+    monkeypatch.setenv("FAIL", f"inference:{DAY}")
+    run(store, DAY)
+    failures = run(store, NEXT)
+    assert f"{NEXT} training: waits for inference of {DAY}" in failures
+    assert states(store, NEXT)["inference"] == "done"
+    assert not (store / "champion.json").exists()
+    monkeypatch.delenv("FAIL")
+    assert run(store, NEXT) == []
     assert json.loads((store / "champion.json").read_text())["trained_on"] == [DAY, NEXT]
 
 

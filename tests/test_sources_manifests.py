@@ -242,3 +242,33 @@ def test_a_remote_manifest_leads_to_remote_audio(tmp_path):
         split = read_split(str(source), "train")
         assert split.clips[0].audio.load() == (tmp_path / "a.wav").read_bytes()
         assert [row.id for row in split.rejected] == ["../b.wav", "/etc/passwd"]
+
+
+@pytest.mark.parametrize("ends", ["metadata.csv", "heard.jsonl"])
+def test_pseudo_labels_that_are_not_confident_enough_are_left_out_by_name(tmp_path, ends):
+    """As `serving.batch` writes them, and as a table; exactly the least asked for is enough."""
+    values = {"a.wav": 0.91, "b.wav": 0.5, "c.wav": 0.49, "d.wav": None, "e.wav": "sure", "f.wav": 1.5}
+    if ends == "metadata.csv":
+        rows = [(name, "Ciao.", "" if value is None else value) for name, value in values.items()]
+        write_csv(tmp_path / ends, ("file_name", "text", "confidence"), *rows)
+    else:
+        rows = [{"file_name": name, "text": "Ciao.", "confidence": value} for name, value in values.items()]
+        write_lines(tmp_path / ends, rows)
+    split = read_split(tmp_path / ends, "train", SourceOptions(min_confidence=0.5))
+    assert [clip.id for clip in split.clips] == ["a.wav", "b.wav"]
+    assert [(name, reason) for name, reason, _ in rejections(split)] == [
+        ("c.wav", "not confident enough"),
+        ("d.wav", "not confident enough"),
+        ("e.wav", "not a confidence"),
+        ("f.wav", "not a confidence"),
+    ]
+    assert [detail.split(": ")[1] for *_, detail in rejections(split)][:2] == ["0.49, asked for 0.5", "none is given"]
+    assert len(read_split(tmp_path / ends, "train").clips) == 6
+
+
+def test_a_source_that_knows_no_confidence_cannot_be_filtered_by_it(tmp_path, sample_corpus):
+    manifest = write_lines(tmp_path / "train.jsonl", [{"file_name": "a.wav", "text": "Ciao."}])
+    with pytest.raises(CorpusError, match="has no column confidence to filter by; there are: file_name, text"):
+        read_split(manifest, "train", SourceOptions(min_confidence=0.5))
+    with pytest.raises(CorpusError, match="is a Common Voice folder: --min-confidence takes a manifest"):
+        read_split(sample_corpus, "train", SourceOptions(min_confidence=0.5))
