@@ -89,9 +89,11 @@ def write_takes(
                 }
             )
             written += 1
-    if written:
-        with writing_to(folder):
+    with writing_to(folder):
+        if written:
             partial.replace(folder)
+        else:
+            shutil.rmtree(partial)
     return written
 
 

@@ -207,7 +207,7 @@ def _conclude(
     record["version"] = version.number
     _write(out, record)
     _tidy(store, out)
-    return record
+    return read_json(UPath(out / DECISION))
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from data.errors import UserError
 
 PROGRAM = "festival"
 NO_VOICE = 3  # exit code of our script
-UNSPEAKABLE = re.compile(r"[^\w\s.,;:?!']|_")
+UNSPEAKABLE = re.compile(r"[^A-Za-z0-9À-ÖØ-öø-ÿ.,;:?!']+")
 ASCII_FOR = str.maketrans("’‘ʼ", "'''")
 MOST_FAILED = 0.05  # of the sentences: beyond, it is not the sentences
 
@@ -57,8 +58,7 @@ def voices_of(language: str) -> tuple[Voice, ...]:
 
 def plain(text: str) -> str:
     """`text` as Festival can read it: Latin-1, without brackets, quotation marks and dashes."""
-    latin = text.translate(ASCII_FOR).encode("latin-1", "replace").decode("latin-1")
-    return " ".join(UNSPEAKABLE.sub(" ", latin).split())
+    return UNSPEAKABLE.sub(" ", unicodedata.normalize("NFC", text).translate(ASCII_FOR)).strip()
 
 
 def speak(utterances: Sequence[Utterance], folder: Path, told: Callable[[], object]) -> list[Path | None]:

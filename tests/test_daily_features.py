@@ -1,0 +1,474 @@
+"""A day's features: sentences held back, voices and recipes drawn, partitions whole or not there, replay of old days.
+
+Festival is a stand-in that speaks tones, but in the tests of its voices; the shards are the featurizer's own.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from daily import features as features_module
+from daily.features import FeaturesConfig, make_features
+from daily.replay import mix
+from daily.sentences import SENTENCES, distinct, for_day, for_test, is_held_back, key, read_sentences
+from daily.store import Store, connect, open_store
+from daily.takes import take_id
+from daily.voices import VOICES, Utterance, plain, speak
+from data.errors import UserError
+from data.records import Shards, encode
+from data.shard_jobs import ShardJob, write_shard
+from data.snr import snr_db
+from data.verify import VerifyConfig, verify
+from tests.festival import need_festival, path_with_stand_in
+
+DAY = "2026-11-23"
+NEXT = "2026-11-24"
+FEMALE, MALE = VOICES["it"]
+
+
+@pytest.fixture(scope="module")
+def corpus(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips of the sample corpus's train split and three of its test split."""
+    folder = tmp_path_factory.mktemp("corpus") / "it"
+    (folder / "clips").mkdir(parents=True)
+    for split, clips in (("train", 4), ("test", 3)):
+        lines = (sample_corpus / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[: 1 + clips]
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for line in lines[1:]:
+            shutil.copy(sample_corpus / "clips" / line.split("\t")[1], folder / "clips")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sentences_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every twentieth sentence of the list: enough to draw from."""
+    path = tmp_path_factory.mktemp("sentences") / "sentences.txt"
+    path.write_text("\n".join(read_sentences(SENTENCES["it"])[::20]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the featurizer reads of a Whisper: mel bins, and a tokenizer (of bytes, which is parsed in no time)."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text('{"model_type": "whisper", "num_mel_bins": 80}')
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<|it|>", "<|de|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def config(corpus: Path, sentences_file: Path, model_dir: Path, tmp_path: Path) -> FeaturesConfig:
+    return FeaturesConfig(
+        store=tmp_path / "store",
+        day=DAY,
+        model=str(model_dir),
+        corpus=str(corpus),
+        sentences=sentences_file,
+        clips=5,
+        test_clips=4,
+    )
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Festival as tones, and shards written by this process: starting others is the featurizer's, tested there."""
+
+    def in_this_process(jobs: dict[int, ShardJob], *_: Any) -> Iterator[tuple[int, Any]]:
+        for number, job in jobs.items():
+            yield number, write_shard(job, lambda *_: None)
+
+    monkeypatch.setattr("data.featurize.run_in_processes", in_this_process)
+    monkeypatch.setenv("PATH", path_with_stand_in())
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """The checksum of every file but the featurizer's note of its speed."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "timing.json"
+    }
+
+
+def table(store: Store, view: str = "features") -> list[dict[str, Any]]:
+    with connect(store) as connection:
+        return connection.sql(f"from {view} order by id").to_arrow_table().to_pylist()
+
+
+def test_a_sentence_is_held_back_by_its_words_alone() -> None:
+    """5 %: of 11,000 drawn so, within 4 standard deviations (0.2 % each)."""
+    sentences = distinct(read_sentences(SENTENCES["it"]))
+    held = [sentence for sentence in sentences if is_held_back(sentence)]
+    assert abs(len(held) / len(sentences) - 0.05) < 0.0084
+    assert is_held_back(held[0].upper().rstrip(".") + "!")
+    assert {key(sentence) for sentence in for_test(sentences, 80, seed=0)} <= {key(sentence) for sentence in held}
+
+
+def test_no_day_speaks_a_held_back_sentence_nor_one_again_before_all_were_spoken() -> None:
+    sentences = distinct(read_sentences(SENTENCES["it"]))[::20]
+    free = sum(not is_held_back(sentence) for sentence in sentences)
+    first = date.fromordinal(free // 10 * 13_000)  # a turn of the list begins here
+    days = [(first + timedelta(days=number)).isoformat() for number in range(free // 10)]
+    spoken = [sentence for day in days for sentence in for_day(sentences, 10, 0, day)]
+    assert len(set(spoken)) == len(spoken) > free - 10
+    assert not any(is_held_back(sentence) for sentence in spoken)
+
+
+def test_a_day_s_sentences_depend_on_the_day_and_the_seed() -> None:
+    sentences = [f"Frase numero {number}." for number in range(500)]
+    drawn = {(seed, day): tuple(for_day(sentences, 5, seed, day)) for seed in (0, 1) for day in (DAY, NEXT)}
+    assert len(set(drawn.values())) == 4
+    assert drawn[0, DAY] == tuple(for_day(sentences, 5, 0, DAY))
+    with pytest.raises(UserError, match="500 clips a day, but there are"):
+        for_day(sentences, 500, 0, DAY)
+
+
+def test_sentences_that_differ_by_case_and_punctuation_are_one() -> None:
+    assert distinct(["Ciao, Anna!", "ciao anna", "Buongiorno.", "", "…"], without=["BUONGIORNO"]) == ["Ciao, Anna!"]
+
+
+def test_festival_is_given_nothing_that_it_dies_of() -> None:
+    assert plain("«È già qui», disse (forse) l’uomo — “perche\u0301?”") == "È già qui , disse forse l'uomo perché?"
+    assert plain('un "test" \\ con_sotto') == "un test con sotto"
+
+
+def test_when_festival_dies_of_a_sentence_the_others_are_still_spoken(tmp_path: Path) -> None:
+    said = [Utterance(text, FEMALE) for text in ("Uno.", "Qui muore.", "Tre.")] + [Utterance("Quattro.", MALE)]
+    told: list[int] = []
+    files = speak(said, tmp_path, lambda: told.append(1))
+    assert [file is not None for file in files] == [True, False, True, True]
+    assert len(told) == 3
+
+
+def test_a_festival_that_fails_at_most_sentences_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="failed at 2 of 3 sentences, the first 'Qui tace\\.'"):
+        speak([Utterance(text, MALE) for text in ("Qui tace.", "...", "Tre.")], tmp_path, lambda: None)
+
+
+def test_a_machine_without_festival_is_told_what_to_install(
+    tmp_path: Path, config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="apt-get install festival festvox-italp16k festvox-itapc16k"):
+        make_features(config)
+    assert not (config.store / "clips" / "test").exists()
+
+
+def median_pitch(path: Path) -> float:
+    """Of the voiced frames, in Hz, by the highest peak of each frame's autocorrelation."""
+    audio_N, rate = soundfile.read(path)
+    assert rate == 16_000
+    pitches = []
+    for start in range(0, len(audio_N) - 1024, 512):
+        frame = audio_N[start : start + 1024] - audio_N[start : start + 1024].mean()
+        correlation = np.correlate(frame, frame, "full")[1023:]
+        lag = 40 + int(correlation[40:250].argmax())  # 400 Hz to 64 Hz
+        if correlation[lag] > 0.5 * correlation[0] > 0:
+            pitches.append(rate / lag)
+    return float(np.median(pitches))
+
+
+def test_festival_s_two_voices_are_a_woman_s_and_a_man_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Men speak at 85 to 155 Hz, women at 165 to 255 (Titze 1994); both say the sentence in a plausible time."""
+    monkeypatch.undo()
+    need_festival()
+    sentence = "Quella sera la città era già piena di gente, perché c'era il mercato."
+    said = [Utterance(sentence, FEMALE), Utterance('«Sì» (forse): "così"...', MALE), Utterance(sentence, MALE)]
+    files = speak(said, tmp_path, lambda: None)
+    woman, bracketed, man = (file for file in files if file is not None)
+    assert 165 < median_pitch(woman) < 255
+    assert 85 < median_pitch(man) < 155
+    assert soundfile.info(bracketed).duration > 0.3
+    assert all(2 < soundfile.info(file).duration < 8 for file in (woman, man))
+
+
+def test_a_voice_that_is_not_installed_is_named_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    need_festival()
+    with pytest.raises(UserError, match="voice xx_diphone is not there: apt-get install festvox-xx"):
+        speak([Utterance("Ciao.", replace(MALE, name="xx_diphone", package="festvox-xx"))], tmp_path, lambda: None)
+
+
+def test_the_first_day_makes_the_store_its_fixed_splits_and_the_partition(
+    config: FeaturesConfig, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_features(config)
+    store = open_store(config.store)
+    assert (store.language, store.n_mels, store.days()) == ("it", 80, [DAY])
+    verify(VerifyConfig(str(store.shards)))
+    rows, fixed = table(store), table(store, "fixed")
+    assert [row["id"] for row in rows] == [take_id(DAY, number) for number in range(5)]
+    assert Counter(row["day"] for row in fixed) == {"test": 4, "guard": 3}
+    assert all(is_held_back(row["sentence"]) == (row["day"] == "test") for row in [*rows, *fixed] if row["sex"])
+    said = [line.split("\t")[2] for line in (corpus / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert sorted(row["sentence"] for row in fixed if row["day"] == "guard") == sorted(said)
+    assert not {key(sentence) for sentence in said} & {key(row["sentence"]) for row in rows}
+    assert "2026-11-23: 5 clips" in capsys.readouterr().out
+
+
+def test_the_feature_table_says_what_the_records_and_the_audio_say(config: FeaturesConfig) -> None:
+    """Half a sample of 16-bit audio: seconds are of the same samples, so they agree to their rounding."""
+    make_features(replace(config, clips=12))
+    store = open_store(config.store)
+    shards = Shards.open(store.shards, DAY)
+    records = {shards[position].id: shards[position] for position in range(len(shards))}
+    rows = table(store)
+    assert records.keys() == {row["id"] for row in rows}
+    for row in rows:
+        info = soundfile.info(store.folder / row["file"])
+        assert (info.samplerate, info.channels, info.format) == (16_000, 1, "FLAC")
+        assert row["seconds"] == pytest.approx(info.duration, abs=1e-4)
+        assert row["snr_db"] == snr_db(records[row["id"]].log_mel_q)
+        assert row["words"] == len(key(row["sentence"]).split())
+        assert row["words_per_second"] == pytest.approx(row["words"] / row["seconds"], rel=1e-3)
+        assert {"lp_diphone": "female", "pc_diphone": "male"}[row["voice"]] == row["sex"]
+        assert row["recipe"] in config.recipes
+        assert bool(row["augmentations"]) <= (row["recipe"] != "none")
+    assert len({row["voice"] for row in rows}) == 2
+    assert len({row["recipe"] for row in rows}) > 1
+
+
+def test_voices_and_recipes_are_drawn_evenly() -> None:
+    """Four standard deviations of a fair draw: 0.5 / √n and √(2/9n)."""
+    names = [take_id(day, number) for day in (DAY, NEXT) for number in range(1000)]
+    voices = [features_module.generator(0, features_module.VOICE, name).integers(2) for name in names]
+    recipes = Counter(int(features_module.generator(0, 1, name).integers(3)) for name in names)
+    assert abs(np.mean(voices) - 0.5) < 4 * 0.5 / np.sqrt(len(names))
+    assert all(abs(count / len(names) - 1 / 3) < 4 * np.sqrt(2 / 9 / len(names)) for count in recipes.values())
+
+
+def test_a_second_run_of_a_day_changes_nothing_and_says_so(
+    config: FeaturesConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_features(config)
+    before = tree(config.store)
+    capsys.readouterr()
+    make_features(replace(config, clips=9, seed=3))
+    assert tree(config.store) == before
+    assert capsys.readouterr().out == f"{DAY} is in {config.store} already, 5 clips, 0.3 minutes; nothing to do\n"
+
+
+def test_the_next_day_leaves_the_days_before_as_they_are(config: FeaturesConfig) -> None:
+    make_features(config)
+    before = tree(config.store)
+    make_features(replace(config, day=NEXT, model=""))
+    after = tree(config.store)
+    assert {name: after[name] for name in before} == before
+    store = open_store(config.store)
+    assert store.days() == [DAY, NEXT]
+    spoken = [row["sentence"] for row in table(store)]
+    assert len(set(spoken)) == len(spoken) == 10
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a store that no run was killed on is kept, once there is one."""
+    return tmp_path_factory.mktemp("undisturbed") / "store"
+
+
+class KilledError(BaseException):
+    """What ends a run at a chosen moment."""
+
+
+@pytest.mark.parametrize(
+    ("split", "moment"),
+    [("guard", "table"), ("test", "shards"), *((DAY, moment) for moment in ("third clip", "clips", "shards", "table"))],
+)
+def test_a_day_killed_between_two_steps_ends_as_one_that_was_not(
+    config: FeaturesConfig, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, moment: str, split: str
+) -> None:
+    def killed(name: str, matches: str) -> None:
+        """`name` of a module dies, once, when one of its arguments names the split."""
+        module, _, function = name.rpartition(".")
+        original = getattr(features_module if module == "features" else soundfile, function)
+
+        def dying(*arguments: Any, **named: Any) -> Any:
+            if matches in str(arguments):
+                raise KilledError
+            return original(*arguments, **named)
+
+        patch.setattr(features_module if module == "features" else soundfile, function, dying)
+
+    with monkeypatch.context() as patch:
+        killed(
+            *{
+                "third clip": ("soundfile.write", take_id(split, 2)),
+                "clips": ("features.featurize", f"clips/{split}/"),
+                "shards": ("features._rows", f"'{split}'"),
+                "table": ("features.write_table", f"{split}.parquet"),
+            }[moment]
+        )
+        with pytest.raises(KilledError):
+            make_features(config)
+    assert not (config.store / "features" / f"{split}.parquet").exists()
+    make_features(config)
+    if not undisturbed.exists():
+        make_features(replace(config, store=undisturbed))
+    here, there = tree(config.store), tree(undisturbed)
+    # A manifest names the folder that its clips were in.
+    differ = {Path(name).name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
+    assert differ <= {"manifest.json"}
+    assert not list(config.store.rglob(".*"))
+
+
+def metadata_folder(folder: Path, clips: list[tuple[Path, str]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for path, _ in clips:
+        shutil.copy(path, folder)
+    lines = [f'{path.name},"{sentence}"' for path, sentence in clips]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,sentence", *lines]) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_recordings_are_taken_in_the_same_way_and_none_twice(
+    config: FeaturesConfig, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first day is given a new recording and one of the guard's; the next that new one again, another that says a
+    sentence of the guard, one that is no sound, and a third one."""
+    listed = {split: (corpus / f"{split}.tsv").read_text(encoding="utf-8").splitlines() for split in ("train", "test")}
+    guard = listed["test"][1].split("\t")
+    paths = sorted(corpus / "clips" / line.split("\t")[1] for line in listed["train"][1:])
+    new = [(path, f"Frase mai detta {number}.") for number, path in enumerate(paths)]
+    folder = tmp_path / "new"
+    config = replace(config, recorded=str(metadata_folder(folder, [*new[:1], (corpus / "clips" / guard[1], "Altro.")])))
+    make_features(config)
+    assert "left out 1 × taken before" in capsys.readouterr().out
+    broken = tmp_path / "broken.mp3"
+    broken.write_text("no sound")
+    metadata_folder(folder, [*new[:1], (new[3][0], guard[2].upper()), (broken, "Rotta."), *new[1:2]])
+    capsys.readouterr()
+    make_features(replace(config, day=NEXT, clips=0, recorded=str(folder)))
+    out = capsys.readouterr().out
+    for line in ("1 × taken before", "1 × its sentence is in the test or guard split", "1 × does not decode"):
+        assert f"{folder}: left out {line}" in out
+    store = open_store(config.store)
+    taken = [row for row in table(store) if row["source"] == "recorded"]
+    assert [(row["id"], row["sentence"]) for row in taken] == [
+        (take_id(DAY, 5), "Frase mai detta 0."),
+        (take_id(NEXT, 0), "Frase mai detta 1."),
+    ]
+    assert all(row["recipe"] == "none" for row in taken)
+
+
+def test_a_day_without_anything_new_is_an_error_and_leaves_nothing(config: FeaturesConfig) -> None:
+    with pytest.raises(UserError, match="2026-11-23 would be empty"):
+        make_features(replace(config, clips=0))
+    assert not list((config.store / "clips").glob("*2026*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"clips": -1}, "--clips -1"),
+        ({"day": "domani"}, "write it like 2026-11-23"),
+        ({"recipes": ("loud",)}, "no recipe 'loud'"),
+        ({"recipes": ()}, "no recipe given"),
+        ({"corpus": "nowhere"}, "no corpus: nowhere"),
+        ({"sentences": Path("nowhere.txt")}, "nowhere.txt cannot be read"),
+        ({"language": "de"}, "no synthetic voice speaks 'de'"),
+        ({"recorded": "nowhere"}, "no corpus: nowhere"),
+        ({"clips": 100_000}, "100000 clips a day"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_day(config: FeaturesConfig, changes: dict[str, Any], said: str) -> None:
+    if "language" in changes:  # the corpus says its own
+        config = replace(config, corpus=str(metadata_corpus(config)))
+    with pytest.raises(UserError, match=said) as refused:
+        make_features(replace(config, **changes))
+    assert "\n" not in str(refused.value)
+    assert not (config.store / "features" / f"{DAY}.parquet").exists()
+
+
+def metadata_corpus(config: FeaturesConfig) -> Path:
+    """The corpus as folders of metadata, which name no language."""
+    folder = config.store.with_name("corpus")
+    clip = next((Path(config.corpus) / "clips").iterdir())
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        metadata_folder(folder / split, [(clip, "Frase.")])
+    return folder
+
+
+def test_two_runs_never_write_one_store_at_once(config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(*_: Any) -> None:
+        with pytest.raises(UserError, match=r"another daily\.features is writing"):
+            make_features(config)
+        raise KilledError
+
+    monkeypatch.setattr(features_module, "_featurize", second)
+    with pytest.raises(KilledError):
+        make_features(config)
+
+
+def test_a_mixture_holds_the_day_and_a_sample_of_older_days_record_for_record(config: FeaturesConfig) -> None:
+    days = ["2026-11-21", "2026-11-22", DAY, NEXT]
+    for day in days:
+        make_features(replace(config, day=day))
+    store = open_store(config.store)
+    shards = mix(store, DAY, replay=1.4)
+    assert shards == store.run(DAY) / "shards"
+    verify(VerifyConfig(str(shards)))
+    mixed = Shards.open(shards, f"train-{DAY}")
+    found = Counter(str(clip_id)[:10] for clip_id in mixed.index["id"])
+    assert found[DAY] == 5
+    assert found["2026-11-21"] + found["2026-11-22"] == 7 == len(mixed) - 5
+    assert len(set(mixed.index["id"])) == len(mixed)
+    assert mixed.manifest["days"] == dict(found)
+    for position in range(len(mixed)):
+        record = mixed[position]
+        source = Shards.open(store.shards, record.id[:10])
+        (at,) = np.flatnonzero(source.index["id"] == record.id)
+        assert encode(record) == encode(source[int(at)])
+
+
+def test_a_mixture_is_made_once_and_drawn_by_the_seed(config: FeaturesConfig) -> None:
+    for day in ("2026-11-21", "2026-11-22", DAY):
+        make_features(replace(config, day=day, clips=8))
+    store = open_store(config.store)
+    before = tree(mix(store, DAY, replay=0.5))
+    assert tree(mix(store, DAY, replay=0.5)) == before
+    with pytest.raises(UserError, match=r"holds another mixture \(replay is 0.5 there, 1.0 asked"):
+        mix(store, DAY, replay=1.0)
+    shutil.rmtree(store.run(DAY))
+    assert tree(mix(store, DAY, replay=0.5)) == before
+    shutil.rmtree(store.run(DAY))
+    assert tree(mix(store, DAY, replay=0.5, seed=1)) != before
+
+
+def test_the_first_day_is_mixed_with_nothing_and_more_than_there_is_gives_all(config: FeaturesConfig) -> None:
+    for day in (DAY, NEXT):
+        make_features(replace(config, day=day))
+    store = open_store(config.store)
+    assert len(Shards.open(mix(store, DAY), f"train-{DAY}")) == 5
+    assert len(Shards.open(mix(store, NEXT, replay=100), f"train-{NEXT}")) == 10
+
+
+def test_days_of_other_features_are_not_mixed(config: FeaturesConfig) -> None:
+    for day in (DAY, NEXT):
+        make_features(replace(config, day=day))
+    store = open_store(config.store)
+    manifest = store.shards / DAY / "manifest.json"
+    changed = json.loads(manifest.read_text()) | {"tokenizer_sha256": "0"}
+    manifest.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="cannot be mixed with 2026-11-24"):
+        mix(store, NEXT)
+    assert not (store.run(NEXT) / "shards" / f"train-{NEXT}").exists()
+    with pytest.raises(UserError, match="has no split '2026-11-25'"):
+        mix(store, "2026-11-25")
