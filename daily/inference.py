@@ -52,7 +52,7 @@ def infer(config: InferenceConfig) -> None:
     with connect(store) as connection:
         clips = connection.execute("select id, file, sentence from features where day = ? order by id", [day])
         rows = [dict(zip(("id", "file", "reference"), row, strict=True)) for row in clips.fetchall()]
-    heard = _hear(folder, [store.folder.resolve() / row["file"] for row in rows]) if rows else []
+    heard = _hear(folder, store.language, [store.folder.resolve() / row["file"] for row in rows]) if rows else []
     normalise, number = normaliser(), str(version.number)
     predictions = [
         {"id": row["id"], "day": day, "model_version": number, **scored(row["reference"], said, bound, normalise)}
@@ -68,13 +68,14 @@ def _bound(champion: Path) -> float:
     return float(json.loads(path.read_text(encoding="utf-8"))["bound"]) if path.is_file() else RIGHT
 
 
-def _hear(champion: Path, files: list[Path]) -> list[dict[str, Any]]:
+def _hear(champion: Path, language: str, files: list[Path]) -> list[dict[str, Any]]:
     """What the champion writes of each file, with its signals; in the order of the files."""
     with tempfile.TemporaryDirectory(prefix="sussurro-inference-") as folder:
         clips, out = Path(folder) / "clips.csv", Path(folder) / "heard.jsonl"
         with clips.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["file_name"], *([str(path)] for path in files)])
-        run(module("serving.batch", "--model", str(champion), "--clips", str(clips), "--out", str(out)))
+        options = {"--model": champion, "--clips": clips, "--out": out, "--language": language}
+        run(module("serving.batch", *(str(part) for option in options.items() for part in option)))
         with out.open(encoding="utf-8") as file:
             heard = [json.loads(line) for line in file]
     if problems := [row["problem"] for row in heard if "problem" in row]:

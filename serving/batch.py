@@ -20,7 +20,7 @@ from tqdm import tqdm
 from serving.errors import AudioError, UserError, command
 from serving.media import load_audio
 from serving.model import quiet_transformers
-from serving.transcribe import Transcriber
+from serving.transcribe import Options, Transcriber
 
 COLUMN = "file_name"
 
@@ -34,11 +34,13 @@ class Config:
     """Writes what is said in many short recordings, and what is known of each text."""
 
     model: Path
-    """A Hugging Face Whisper folder; where it holds confidence.json, an estimate goes with each text."""
+    """A Hugging Face Whisper folder; where it holds confidence.json, each text of its language has an estimate."""
     clips: Path
     """CSV with a column file_name: paths relative to it, or absolute."""
     out: Path
-    """JSON lines: file_name, text, seconds, the signals, confidence and trusted; or problem, where there is no text."""
+    """JSON lines: file_name, text, language, the signals, confidence, trusted; or problem, where there is no text."""
+    language: str | None = None
+    """Whisper's code of what is spoken, such as it; by default the model's own, else detected in each clip."""
 
 
 def read_list(path: Path) -> list[str]:
@@ -58,15 +60,15 @@ def read_list(path: Path) -> list[str]:
     return rows
 
 
-def hear(transcriber: Transcriber, path: Path) -> dict[str, Any]:
+def hear(transcriber: Transcriber, path: Path, options: Options) -> dict[str, Any]:
     """What is written of one recording: text, signals, estimate; or why nothing is."""
     try:
-        transcript, signals = transcriber.transcribe_with_signals(load_audio(path))
+        transcript, signals = transcriber.transcribe_with_signals(load_audio(path), options)
     except AudioError as error:
         return {"text": "", "problem": str(error)}
     found: dict[str, Any] = {"text": transcript.text, "language": transcript.language, "seconds": transcript.seconds}
     found |= asdict(signals) if signals else {}
-    if transcriber.confidence is not None:
+    if transcriber.confidence is not None and transcript.language in ("", transcriber.confidence.language):
         estimate = transcriber.confidence.estimate(signals)
         found |= {"confidence": estimate.probability, "trusted": estimate.trusted}
     return found
@@ -80,11 +82,11 @@ def main() -> None:
     quiet_transformers()
     transcriber = Transcriber(config.model, signals=True)
     partial = config.out.with_name(f".{config.out.name}.{os.getpid()}.partial")
-    problems = 0
+    options, problems = Options(config.language), 0
     try:
         with partial.open("w", encoding="utf-8") as file:
             for name in tqdm(names, unit="clip", dynamic_ncols=True):
-                row = {COLUMN: name} | hear(transcriber, config.clips.parent / name)
+                row = {COLUMN: name} | hear(transcriber, config.clips.parent / name, options)
                 problems += "problem" in row
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         partial.replace(config.out)

@@ -71,6 +71,7 @@ class Scripted:
     def __call__(self, command: Sequence[str]) -> None:
         assert command[1:3] == ["-m", "serving.batch"]
         options = dict(zip(command[3::2], command[4::2], strict=True))
+        assert options["--language"] == "it"
         with Path(options["--clips"]).open(newline="") as file:
             self.heard = [row["file_name"] for row in csv.DictReader(file)]
         rows = [
