@@ -95,8 +95,8 @@ class Registry:
         nested `parameters` get dotted names.
         """
         key = key or day
-        if known := [version for version in self.versions(name) if version.key == key]:
-            return known[0]
+        if known := [found for found in self._found(name) if found.tags[KEY] == key]:
+            return self.version(name, int(known[0].version))
         self._end_killed_runs(name, key)
         tags = {"name": name, KEY: key, DAY: day}
         run = self.client.create_run(self.experiment, tags=tags, run_name=f"{name} {key}")
@@ -118,23 +118,20 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         """All versions of `name`, the oldest first; none if nothing was registered under it."""
-        models = self.client.search_registered_models(f"name = '{name}'")
-        if not models:
-            return []
-        aliases = self.client.get_registered_model(name).aliases
-        found = self.client.search_model_versions(f"name = '{name}'")
-        return sorted((self._version(version, aliases) for version in found), key=lambda version: version.number)
+        aliases = self._aliases(name)
+        return [self._version(found, aliases) for found in self._found(name)]
 
     def version(self, name: str, number: int) -> Version:
         """One version. Raises `UserError`, which lists those there are, for another number."""
-        known = {version.number: version for version in self.versions(name)}
+        known = {int(found.version): found for found in self._found(name)}
         if number not in known:
             raise UserError(f"{name} has no version {number}: there are {', '.join(map(str, known)) or 'none yet'}")
-        return known[number]
+        return self._version(known[number], self._aliases(name))
 
     def champion(self, name: str) -> Version | None:
         """The version with the alias champion; None before the first."""
-        return next((version for version in self.versions(name) if CHAMPION in version.aliases), None)
+        number = self._aliases(name).get(CHAMPION)
+        return None if number is None else self.version(name, number)
 
     def promote(self, name: str, number: int) -> Version:
         """Make a version the champion, and STORE/champion its copy.
@@ -223,15 +220,23 @@ class Registry:
         self.client.set_model_version_tag(version.name, str(version.number), PROMOTED, _now())
         self.client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
 
-    def _version(self, found: Any, aliases: Mapping[str, object]) -> Version:
-        tags = found.tags
+    def _found(self, name: str) -> list[Any]:
+        """MLflow's versions, the oldest first. They know no aliases."""
+        return sorted(self.client.search_model_versions(f"name = '{name}'"), key=lambda found: int(found.version))
+
+    def _aliases(self, name: str) -> dict[str, int]:
+        models = self.client.search_registered_models(f"name = '{name}'")
+        return {alias: int(number) for model in models for alias, number in model.aliases.items()}
+
+    def _version(self, found: Any, aliases: Mapping[str, int]) -> Version:
+        tags, number = found.tags, int(found.version)
         return Version(
             name=found.name,
-            number=int(found.version),
+            number=number,
             key=tags[KEY],
             day=tags[DAY],
             run_id=found.run_id,
-            aliases=tuple(sorted(alias for alias, number in aliases.items() if int(str(number)) == int(found.version))),
+            aliases=tuple(sorted(alias for alias, its in aliases.items() if its == number)),
             metrics=dict(self.client.get_run(found.run_id).data.metrics),
             note=found.description or "",
             replaced=int(tags[REPLACED]) if tags.get(REPLACED) else None,
