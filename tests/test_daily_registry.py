@@ -119,7 +119,7 @@ def test_a_champion_stands_in_the_store_with_the_confidence_model_and_is_replace
     assert champion_weights(registry) == "2026-11-24"
     assert json.loads((registry.store / "champion" / CONFIDENCE_FILE).read_text()) == {"trees": 1}
     assert [version.aliases for version in registry.versions(MODEL)] == [(), ("challenger", "champion")]
-    assert sorted(path.name for path in registry.store.iterdir()) == ["champion", "made", "registry"]
+    assert {path.name for path in registry.store.iterdir()} == {"champion", "made", "registry", ".champion.lock"}
 
 
 def test_a_promotion_killed_before_the_copy_is_mended_by_the_next_command(
@@ -133,8 +133,10 @@ def test_a_promotion_killed_before_the_copy_is_mended_by_the_next_command(
     assert champion_weights(registry) == "2026-11-23"  # the old one, whole
     registry.place()
     assert champion_weights(registry) == "2026-11-24"
-    shutil.rmtree(registry.store / "champion")  # a kill between the two renames
+    (registry.store / ".champion-left").mkdir()
+    (registry.store / "champion").rename(registry.store / ".champion-left" / "old")  # a kill between the two renames
     registry.place()
+    assert not (registry.store / ".champion-left").exists()
     assert champion_weights(registry) == "2026-11-24"
 
 
