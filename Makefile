@@ -32,6 +32,7 @@ REPO ?=
 STORE ?= store
 DAY ?=
 VERSION ?=
+RECORDED ?=
 SPACE ?= space
 DTYPE ?=
 FILE ?=
@@ -59,11 +60,11 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-inference daily-confidence daily-train rollback monitor environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-features daily-inference daily-confidence daily-train rollback monitor environments test check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
-	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  \1\t\2/; s/%/NAME/' | expand -t 15
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  \1\t\2/; s/%/NAME/' | expand -t 19
 
 setup: $(READY)  ## make .venv with everything the project needs
 
@@ -136,6 +137,10 @@ monitor: $(READY)  ## STORE [DAY] → a web page on PORT: how the daily loop goe
 
 daily: $(READY)  ## STORE [DAY]: the living system's day; a failed or killed one is continued (docs/operations.md)
 	@$(BIN)/python -m daily.loop --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+
+daily-features: $(READY)  ## STORE [DAY MODEL SOURCE RECORDED]: the day's new speech, spoken or recorded, into the feature store
+	@$(BIN)/python -m daily.features --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(if $(MODEL),--model '$(MODEL)') \
+	  --corpus '$(SOURCE)' $(if $(RECORDED),--recorded '$(RECORDED)') $(ARGS)
 
 daily-inference: $(READY)  ## STORE [DAY]: what the champion hears in the day's speech, with its errors and signals
 	@$(BIN)/python -m daily.inference --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)

@@ -52,8 +52,8 @@ class FeaturesConfig:
     """The day, as 2026-11-23; by default today in UTC."""
     model: str = ""
     """Pretrained Whisper to begin with: a folder or a hub name. By default the store's, of a new store Whisper base."""
-    language: str = "it"
-    """Whisper's code of the language; only for a new store."""
+    language: str = ""
+    """Whisper's code of the language. By default the store's, of a new store it."""
     corpus: str = "sample/it"
     """Any source of recordings: the text of its train split is spoken, its test split is the guard of real speech."""
     corpus_split: str = "train"
@@ -141,9 +141,8 @@ def _open(config: FeaturesConfig) -> Store:
         commands.run(commands.module("jax_train.pretrained", "--cache", str(MODELS)))
         model = str(MODELS / "whisper-base")
     tokenizer = hashlib.sha256(model_file(model, "tokenizer.json").read_bytes()).hexdigest()
-    return create_store(
-        config.store, there.language if there else config.language, model, read_n_mels(model), tokenizer
-    )
+    language = config.language or (there.language if there else "it")
+    return create_store(config.store, language, model, read_n_mels(model), tokenizer)
 
 
 def _sentences(store: Store, config: FeaturesConfig) -> list[str]:

@@ -6,12 +6,14 @@ version is registered once for its key (the day), however often the command is k
 was champion before stands at the version that replaced it, so a roll-back needs no history beside the registry.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +97,8 @@ class Registry:
         nested `parameters` get dotted names.
         """
         key = key or day
-        if known := [version for version in self.versions(name) if version.key == key]:
-            return known[0]
+        if known := [found for found in self._found(name) if found.tags[KEY] == key]:
+            return self.version(name, int(known[0].version))
         self._end_killed_runs(name, key)
         tags = {"name": name, KEY: key, DAY: day}
         run = self.client.create_run(self.experiment, tags=tags, run_name=f"{name} {key}")
@@ -118,23 +120,20 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         """All versions of `name`, the oldest first; none if nothing was registered under it."""
-        models = self.client.search_registered_models(f"name = '{name}'")
-        if not models:
-            return []
-        aliases = self.client.get_registered_model(name).aliases
-        found = self.client.search_model_versions(f"name = '{name}'")
-        return sorted((self._version(version, aliases) for version in found), key=lambda version: version.number)
+        aliases = self._aliases(name)
+        return [self._version(found, aliases) for found in self._found(name)]
 
     def version(self, name: str, number: int) -> Version:
         """One version. Raises `UserError`, which lists those there are, for another number."""
-        known = {version.number: version for version in self.versions(name)}
+        known = {int(found.version): found for found in self._found(name)}
         if number not in known:
             raise UserError(f"{name} has no version {number}: there are {', '.join(map(str, known)) or 'none yet'}")
-        return known[number]
+        return self._version(known[number], self._aliases(name))
 
     def champion(self, name: str) -> Version | None:
         """The version with the alias champion; None before the first."""
-        return next((version for version in self.versions(name) if CHAMPION in version.aliases), None)
+        number = self._aliases(name).get(CHAMPION)
+        return None if number is None else self.version(name, number)
 
     def promote(self, name: str, number: int) -> Version:
         """Make a version the champion, and STORE/champion its copy.
@@ -142,9 +141,11 @@ class Registry:
         Raises:
             UserError: there is no such version, or its weights were deleted.
         """
-        now = self.champion(name)
+        version, now = self.version(name, number), self.champion(name)
         if now is None or now.number != number:
-            self._make_champion(self.version(name, number), "" if now is None else str(now.number))
+            self._make_champion(version, "" if now is None else str(now.number))
+        elif not version.promoted:  # a kill came between alias and tag
+            self._tag(version, PROMOTED, _now())
         self.place()
         return self.version(name, number)
 
@@ -170,23 +171,26 @@ class Registry:
 
         Every command of the loop that reads the folder calls this first, so that one killed half-way is mended.
         """
-        model, confidence = self.champion(MODEL), self.champion(CONFIDENCE)
-        if model is None:
-            return None
         folder = self.store / "champion"
-        says = f"{MODEL} {model.number}\n" + (f"{CONFIDENCE} {confidence.number}\n" if confidence else "")
-        if (folder / PLACED).is_file() and (folder / PLACED).read_text(encoding="utf-8") == says:
-            return folder
-        with tempfile.TemporaryDirectory(dir=self.store, prefix=".champion-") as place:
-            new = Path(place) / "new"
-            self.copy(model, new)
-            if confidence:
-                self.copy(confidence, Path(place) / "confidence")
-                shutil.copyfile(Path(place) / "confidence" / CONFIDENCE_FILE, new / CONFIDENCE_FILE)
-            (new / PLACED).write_text(says, encoding="utf-8")
-            if folder.exists():
-                folder.rename(Path(place) / "old")
-            new.rename(folder)
+        with _alone(self.store / ".champion.lock"):
+            model, confidence = self.champion(MODEL), self.champion(CONFIDENCE)
+            if model is None:
+                return None
+            says = f"{MODEL} {model.number}\n" + (f"{CONFIDENCE} {confidence.number}\n" if confidence else "")
+            if (folder / PLACED).is_file() and (folder / PLACED).read_text(encoding="utf-8") == says:
+                return folder
+            for left in self.store.glob(".champion-*"):
+                shutil.rmtree(left)  # of a killed command
+            with tempfile.TemporaryDirectory(dir=self.store, prefix=".champion-") as place:
+                new = Path(place) / "new"
+                self.copy(model, new)
+                if confidence:
+                    self.copy(confidence, Path(place) / "confidence")
+                    shutil.copyfile(Path(place) / "confidence" / CONFIDENCE_FILE, new / CONFIDENCE_FILE)
+                (new / PLACED).write_text(says, encoding="utf-8")
+                if folder.exists():
+                    folder.rename(Path(place) / "old")
+                new.rename(folder)
         return folder
 
     def copy(self, version: Version, folder: Path) -> None:
@@ -209,29 +213,40 @@ class Registry:
         """Delete the weights of versions that have no alias and never were champion; which ones. Only in the store."""
         useless = [v for v in self.versions(name) if not (v.aliases or v.promoted or v.dropped)] if self.local else []
         for version in useless:
-            self.client.set_model_version_tag(name, str(version.number), DROPPED, _now())
+            self._tag(version, DROPPED, _now())
             for path in self.files(version).glob("*.safetensors"):
                 path.unlink()
         return [version.number for version in useless]
 
     def _make_champion(self, version: Version, replaced: str | None = None) -> None:
-        """Move the alias, tags first: a kill between them leaves the champion that was."""
+        """Move the alias; `replaced` is who stood there, known before it is gone."""
         if version.dropped:
             raise UserError(f"{version.name} version {version.number}: its weights were deleted; choose another")
         if replaced is not None:
-            self.client.set_model_version_tag(version.name, str(version.number), REPLACED, replaced)
-        self.client.set_model_version_tag(version.name, str(version.number), PROMOTED, _now())
+            self._tag(version, REPLACED, replaced)
         self.client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+        self._tag(version, PROMOTED, _now())
 
-    def _version(self, found: Any, aliases: Mapping[str, object]) -> Version:
-        tags = found.tags
+    def _tag(self, version: Version, tag: str, value: str) -> None:
+        self.client.set_model_version_tag(version.name, str(version.number), tag, value)
+
+    def _found(self, name: str) -> list[Any]:
+        """MLflow's versions, the oldest first. They know no aliases."""
+        return sorted(self.client.search_model_versions(f"name = '{name}'"), key=lambda found: int(found.version))
+
+    def _aliases(self, name: str) -> dict[str, int]:
+        models = self.client.search_registered_models(f"name = '{name}'")
+        return {alias: int(number) for model in models for alias, number in model.aliases.items()}
+
+    def _version(self, found: Any, aliases: Mapping[str, int]) -> Version:
+        tags, number = found.tags, int(found.version)
         return Version(
             name=found.name,
-            number=int(found.version),
+            number=number,
             key=tags[KEY],
             day=tags[DAY],
             run_id=found.run_id,
-            aliases=tuple(sorted(alias for alias, number in aliases.items() if int(str(number)) == int(found.version))),
+            aliases=tuple(sorted(alias for alias, its in aliases.items() if its == number)),
             metrics=dict(self.client.get_run(found.run_id).data.metrics),
             note=found.description or "",
             replaced=int(tags[REPLACED]) if tags.get(REPLACED) else None,
@@ -264,6 +279,14 @@ def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     for name, value in nested.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait for other processes that hold `lock`, and hold it; a killed one holds nothing."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _now() -> str:

@@ -25,7 +25,7 @@ from daily.day_progress import days_begun, read_progress
 from daily.drift import KINDS, MEASURES, drift
 from daily.intervals import excess, rate
 from daily.registry import CHAMPION, CONFIDENCE_FILE, MODEL, open_registry
-from daily.store import Store, connect, open_store, parse_day
+from daily.store import FIXED, Store, connect, open_store, parse_day
 from daily.tracking import server
 from data.errors import UserError, command
 from data.storage import new_file, writing_to
@@ -35,7 +35,7 @@ MONITOR = "monitor.json"
 DAYS_BEFORE = 14
 """Days with speech that the newest is compared with."""
 DAYS_SHOWN, PREDICTIONS_SHOWN, VERSIONS_SHOWN, FAILURES_SHOWN = 90, 4, 12, 12
-PICTURES = {"calibration": "calibration.png", "picture_confusion": "confusion.png"}
+PICTURES = {"calibration": "calibration.png"}
 SEED = 0
 HEARD = """
 select id, day, voice, recipe, seconds, file, model_version as version, reference, hypothesis, errors,
@@ -190,8 +190,7 @@ def _versions(store: Store) -> list[Row]:
             "day": version.day,
             "aliases": version.aliases,
             "is_champion": CHAMPION in version.aliases,
-            "test": version.metrics.get("test"),
-            "guard": version.metrics.get("guard"),
+            **{split: version.metrics.get(f"{split}_wer") for split in FIXED},
             "note": version.note,
         }
         for version in open_registry(store.folder).versions(MODEL)[: -VERSIONS_SHOWN - 1 : -1]

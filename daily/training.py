@@ -183,8 +183,10 @@ def _conclude(
 ) -> dict[str, Any]:
     """Register the challenger, promote it if so decided, write decision.json, make room."""
     out, now = store.run(day), registry.champion(MODEL)
-    was_promoted = any(version.promoted for version in registry.versions(MODEL) if version.key == day)
-    if decision.promoted and not was_promoted and (now is None or now.number != champion.number):
+    own = next((version for version in registry.versions(MODEL) if version.key == day), None)
+    expected = {champion.number, own.number if own else champion.number}
+    was_promoted = own is not None and bool(own.promoted)
+    if decision.promoted and not was_promoted and (now is None or now.number not in expected):
         reason = (
             f"not promoted: the champion was changed while this ran, from version {champion.number}; {decision.reason}"
         )
@@ -207,7 +209,7 @@ def _conclude(
     record["version"] = version.number
     _write(out, record)
     _tidy(store, out)
-    return record
+    return read_json(UPath(out / DECISION))
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:

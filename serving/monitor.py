@@ -9,6 +9,7 @@ may name sounds and pictures that lie beside it.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def _says(warning: dict[str, Any], words: Words, number: Any) -> str:
     """A warning in words: its figures as figures, names of features as they are called."""
     said = {name: number(value) if isinstance(value, float) else value for name, value in warning.items()}
     if "features" in said:
-        said["features"] = ", ".join(words.get(name, name) for name in said["features"])
+        said["features"] = ", ".join(words.get(f"feature_{name}", name) for name in said["features"])
     return words[warning["kind"]].format_map(said)
 
 
@@ -90,7 +91,7 @@ def shown(folder: Path, words: Words) -> str:
     try:
         return render(folder, read_snapshot(folder), words)
     except MonitorError as error:
-        print(f"error: {error}", flush=True)
+        print(f"error: {error}", file=sys.stderr)
         return f'<p class="note error" role="alert">{words["unreadable"]}</p>'
 
 

@@ -42,13 +42,20 @@ def browser_that_hears(voice: Path) -> Iterator[Browser]:
 
 @contextmanager
 def open_page(browser: Browser, url: str, screen: str) -> Iterator[Page]:
-    """The page on a screen, ready; every request must have gone to its own server, and nothing may stick out."""
+    """The page on a screen, ready; for the rest as `open_tab`."""
+    with open_tab(browser, url, screen) as tab:
+        expect(button(tab, TRANSCRIBE[screen])).to_be_visible(timeout=PATIENCE_MS)
+        yield tab
+
+
+@contextmanager
+def open_tab(browser: Browser, url: str, screen: str) -> Iterator[Page]:
+    """A page on a screen; every request must have gone to its own server, and nothing may stick out."""
     with browser.new_context(**SCREENS[screen], permissions=["microphone"]) as context:
         tab = context.new_page()
         asked: list[str] = []
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(url)
-        expect(button(tab, TRANSCRIBE[screen])).to_be_visible(timeout=PATIENCE_MS)
         yield tab
         assert tab.evaluate("document.documentElement.scrollWidth") <= tab.viewport_size["width"]
     assert [address for address in asked if not address.startswith((url, "data:", "blob:"))] == []

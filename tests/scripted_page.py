@@ -1,6 +1,6 @@
 """The real page with a scripted engine and a scripted YouTube, for tests of what the page does with them.
 
-    python -m tests.scripted_page PORT LOG
+    python -m tests.scripted_page PORT LOG [MONITOR]
 
 The engine says one sentence per two seconds of recording, at once; a recording over `SLOW_FROM` seconds takes
 `PATIENCE` seconds a sentence. What it did is written to LOG, a line each.
@@ -105,9 +105,15 @@ class ScriptedVideos:
 
 @command
 def main() -> None:
-    port, log = sys.argv[1:]
+    port, log, *monitor = sys.argv[1:]
     serving.page.QUEUE_SIZE = QUEUE_SIZE
-    run(ScriptedTranscriber(Path(log)), "127.0.0.1", int(port), videos=ScriptedVideos)
+    run(
+        ScriptedTranscriber(Path(log)),
+        "127.0.0.1",
+        int(port),
+        videos=ScriptedVideos,
+        monitor=Path(*monitor) if monitor else None,
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ Festival is a stand-in that speaks tones, but in the tests of its voices; the sh
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,6 +34,7 @@ from data.snr import snr_db
 from data.verify import VerifyConfig, verify
 from tests.festival import need_festival, path_with_stand_in
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 DAY = "2026-11-23"
 NEXT = "2026-11-24"
 FEMALE, MALE = VOICES["it"]
@@ -394,6 +397,25 @@ def test_bad_input_is_one_line_and_no_day(config: FeaturesConfig, changes: dict[
         make_features(replace(config, **changes))
     assert "\n" not in str(refused.value)
     assert not (config.store / "features" / f"{DAY}.parquet").exists()
+
+
+def test_the_command_ends_with_one_line_and_code_2_on_bad_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "daily.features", "--store", str(tmp_path), "--day", "domani"]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: day 'domani' is not a date; write it like 2026-11-23\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_keeps_its_language_and_model(config: FeaturesConfig) -> None:
+    make_features(config)
+    for changes, said in (
+        ({"language": "de"}, "language is 'it' there, 'de' asked"),
+        ({"model": "./m"}, "no model: ./m"),
+    ):
+        with pytest.raises(UserError, match=said):
+            make_features(replace(config, day=NEXT, **changes))
+    assert open_store(config.store).days() == [DAY]
 
 
 def metadata_corpus(config: FeaturesConfig) -> Path:

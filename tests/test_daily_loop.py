@@ -1,5 +1,6 @@
 """A run of the loop: the order of stages, failures and what they take along, days made up for, the lock."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from daily.commands import module
 from daily.day_progress import days_begun, progress_file, read_progress, window, write_progress
@@ -42,6 +44,13 @@ def store(tmp_path: Path) -> Path:
 def test_stages_are_commands_of_the_package() -> None:
     real = [*daily_stages(StageOptions()), snapshot_stage(StageOptions())]
     assert [stage.command[1:] for stage in real] == [("-m", f"daily.{name}") for name in [*NAMES, "snapshot"]]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "snapshot"])
+def test_every_stage_takes_the_store_and_the_day_that_the_loop_gives_it(name: str) -> None:
+    config = getattr(importlib.import_module(f"daily.{name}"), f"{name.capitalize()}Config")
+    found = tyro.cli(config, args=["--store", "elsewhere", "--day", DAY])
+    assert (found.store, found.day) == (Path("elsewhere"), DAY)
 
 
 def test_a_run_does_every_stage_of_its_day_in_order_and_says_so(store: Path, capfd: pytest.CaptureFixture[str]) -> None:

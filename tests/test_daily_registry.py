@@ -3,8 +3,12 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +32,8 @@ def a_model(folder: Path, weights: str) -> Path:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose registry has its tables: making them takes seconds."""
     store: Path = tmp_path_factory.mktemp("registry") / "store"
-    open_registry(store)
+    registry = open_registry(store)
+    registry.client.rename_experiment(registry.experiment, "of another place")
     return store
 
 
@@ -114,7 +119,7 @@ def test_a_champion_stands_in_the_store_with_the_confidence_model_and_is_replace
     assert champion_weights(registry) == "2026-11-24"
     assert json.loads((registry.store / "champion" / CONFIDENCE_FILE).read_text()) == {"trees": 1}
     assert [version.aliases for version in registry.versions(MODEL)] == [(), ("challenger", "champion")]
-    assert sorted(path.name for path in registry.store.iterdir()) == ["champion", "made", "registry"]
+    assert {path.name for path in registry.store.iterdir()} == {"champion", "made", "registry", ".champion.lock"}
 
 
 def test_a_promotion_killed_before_the_copy_is_mended_by_the_next_command(
@@ -128,8 +133,10 @@ def test_a_promotion_killed_before_the_copy_is_mended_by_the_next_command(
     assert champion_weights(registry) == "2026-11-23"  # the old one, whole
     registry.place()
     assert champion_weights(registry) == "2026-11-24"
-    shutil.rmtree(registry.store / "champion")  # a kill between the two renames
+    (registry.store / ".champion-left").mkdir()
+    (registry.store / "champion").rename(registry.store / ".champion-left" / "old")  # a kill between the two renames
     registry.place()
+    assert not (registry.store / ".champion-left").exists()
     assert champion_weights(registry) == "2026-11-24"
 
 
@@ -181,6 +188,59 @@ def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="file is not a database") as caught:
         open_registry(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def server(empty: Path, tmp_path: Path) -> Iterator[str]:
+    """An MLflow server of its own, as a team would run one."""
+    shutil.copyfile(empty / "registry" / "mlflow.db", tmp_path / "server.db")
+    files = [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path / 'server.db'}",
+        "--artifacts-destination",
+        tmp_path / "files",
+    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *place, *files], env=env, stdout=log, stderr=log
+        )
+    try:
+        while process.poll() is None and not answers(f"http://127.0.0.1:{port}/health"):
+            time.sleep(0.1)
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_a_server_keeps_versions_and_files_in_the_stores_place(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    (tmp_path / "store").mkdir()
+    registry = with_versions(open_registry(tmp_path / "store"), "2026-11-23", "2026-11-24")
+    registry.promote(MODEL, 1)
+    registry.promote(MODEL, 2)
+    assert champion_weights(registry) == "2026-11-24"
+    assert registry.roll_back(MODEL).number == 1
+    assert champion_weights(registry) == "2026-11-23"
+    assert registry.drop_weights(MODEL) == []  # a server's room is not ours to make
+    assert not (tmp_path / "store" / "registry").exists()
+    assert len(list((tmp_path / "files").rglob("model.safetensors"))) == 2
 
 
 REGISTERS = """

@@ -33,9 +33,9 @@ def test_the_history_has_every_day_exactly_once(simulated: tuple[Path, dict[str,
     """Also those that the machine was off on, and those whose run never came to its end."""
     store, _ = simulated
     rows = duckdb.sql(
-        f"select day::varchar, count(*), count(distinct id) from '{store}/predictions/*.jsonl' group by all order by all"
+        f"select day::varchar, count(*), count(distinct id) from '{store}/predictions/*.jsonl' group by all"
     ).fetchall()
-    assert rows == [(day, CLIPS, CLIPS) for day in DAYS]
+    assert sorted(rows) == [(day, CLIPS, CLIPS) for day in DAYS]
     assert days_begun(store) == DAYS
     for day in DAYS:
         assert all(read_progress(store, day).done(stage.name) for stage in simulated_days.STAGES), day

@@ -203,7 +203,7 @@ def version(number: int, *aliases: str, note: str = "", **metrics: float) -> Ver
 
 def test_the_registrys_versions_are_listed_the_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The registry itself: test_daily_registry.py."""
-    listed = {MODEL: [version(1, CHAMPION, guard=14.25), version(2, note="no better", test=16.5)]}
+    listed = {MODEL: [version(1, CHAMPION, guard_wer=14.25), version(2, note="no better", test_wer=16.5)]}
     monkeypatch.setattr("daily.snapshot.open_registry", lambda _: SimpleNamespace(versions=listed.__getitem__))
     assert snapshot(store, day_of(1))[0]["versions"] == []  # and none is made by looking
     assert not store.registry.exists()
@@ -227,7 +227,7 @@ def test_a_snapshot_holds_todays_clip_and_pictures_and_nothing_of_yesterday(stor
     content, files = snapshot(store, day_of(1))
     write(store.monitor, content, files)
     clip = f"clip-{day_of(1)}.flac"
-    named = {clip, f"calibration-{day_of(1)}.png", f"confusion-{day_of(1)}.png"}
+    named = {clip, f"calibration-{day_of(1)}.png"}
     assert {path.name for path in store.monitor.iterdir()} == {"monitor.json", *named}
     assert {content["clip"]["audio"], *(picture["file"] for picture in content["pictures"])} == named
     spoken = store.clips(day_of(1)) / content["clip"]["id"]

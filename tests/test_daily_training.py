@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daily import training
+from daily import registry, training
 from daily.commands import CommandError
 from daily.decision import Difference, decide
 from daily.registry import MODEL, open_registry
@@ -161,10 +161,10 @@ def test_a_challenger_that_is_not_better_leaves_the_champion_and_only_its_own_we
     scripted(monkeypatch, Commands(change=-0.5))
     assert not train_day(TrainingConfig(store, DAY), [])["promoted"]
     assert not train_day(TrainingConfig(store, NEXT), [])["promoted"]
-    registry = open_registry(store)
+    versions = open_registry(store).versions(MODEL)
     assert champion_weights(store) == "pretrained"
-    assert [version.aliases for version in registry.versions(MODEL)] == [("champion",), (), ("challenger",)]
-    assert [version.dropped for version in registry.versions(MODEL)] == [False, True, False]
+    assert [version.aliases for version in versions] == [("champion",), (), ("challenger",)]
+    assert [version.dropped for version in versions] == [False, True, False]
     left = {str(path.relative_to(store / "runs")) for path in (store / "runs").rglob("*") if path.is_file()}
     assert not [path for path in left if "checkpoints" in path or "safetensors" in path or "shards" in path]
     assert {f"{DAY}/decision.json", f"{DAY}/run/curves.png", f"{DAY}/compare-guard/compare.json"} < left
@@ -187,9 +187,17 @@ def test_a_day_killed_before_any_of_its_commands_is_continued_where_it_was(
     assert champion_weights(store) == str(store / "runs" / DAY / "run")
 
 
-@pytest.mark.parametrize("act", ["register", "promote", "drop_weights"])
+@pytest.mark.parametrize(
+    ("place", "act"),
+    [
+        (registry.Registry, "register"),
+        (registry.Registry, "promote"),
+        (registry, "_now"),  # the alias is set, the time is not
+        (registry.Registry, "drop_weights"),
+    ],
+)
 def test_a_day_killed_in_the_registry_is_registered_and_promoted_once(
-    store: Path, monkeypatch: pytest.MonkeyPatch, act: str
+    store: Path, monkeypatch: pytest.MonkeyPatch, place: object, act: str
 ) -> None:
     scripted(monkeypatch, Commands())
 
@@ -197,12 +205,12 @@ def test_a_day_killed_in_the_registry_is_registered_and_promoted_once(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Registry, act, killed)
+        patch.setattr(place, act, killed)
         with pytest.raises(KeyboardInterrupt):
             train_day(TrainingConfig(store, DAY), [])
-    train_day(TrainingConfig(store, DAY), [])
-    registry = open_registry(store)
-    assert [version.key for version in registry.versions(MODEL)] == ["base", DAY]
+    assert train_day(TrainingConfig(store, DAY), [])["promoted"]
+    versions = open_registry(store).versions(MODEL)
+    assert [(version.key, bool(version.promoted)) for version in versions] == [("base", True), (DAY, True)]
     assert champion_weights(store) == str(store / "runs" / DAY / "run")
 
 
@@ -264,6 +272,6 @@ def test_a_training_that_was_asked_to_stop_is_not_scored(store: Path, monkeypatc
 
 
 def test_a_failed_command_ends_the_day_with_its_line(store: Path) -> None:
-    with pytest.raises(CommandError, match=r"jax_train\.train: .*manifest"):
-        train_day(TrainingConfig(store, DAY), [])
+    with pytest.raises(CommandError, match=r"jax_train\.train: --batch-size 7 does not divide by 8 devices"):
+        train_day(TrainingConfig(store, DAY, batch_size=7), [])  # conftest.py gives every process eight
     assert not (store / "runs" / DAY / "decision.json").exists()
