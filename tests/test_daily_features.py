@@ -1,6 +1,6 @@
-"""A day's features: sentences held back, voices and recipes drawn, partitions whole or not there, replay of old days.
+"""A day's features: partitions whole or not there, tables that say what they hold, recordings, replay of older days.
 
-Festival is a stand-in that speaks tones, but in the tests of its voices; the shards are the featurizer's own.
+Festival is a stand-in that speaks tones (its own voices: test_daily_speech.py); the shards are the featurizer's own.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from daily import features as features_module
 from daily.features import FeaturesConfig, make_features
 from daily.replay import mix
-from daily.sentences import SENTENCES, distinct, for_day, for_test, is_held_back, key, read_sentences
+from daily.sentences import SENTENCES, is_held_back, key, read_sentences
 from daily.store import Store, connect, open_store
 from daily.takes import take_id
-from daily.voices import VOICES, Utterance, plain, speak
 from data.errors import UserError
 from data.records import Shards, encode
 from data.shard_jobs import ShardJob, write_shard
 from data.snr import snr_db
 from data.verify import VerifyConfig, verify
-from tests.festival import need_festival, path_with_stand_in
+from tests.festival import path_with_stand_in
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DAY = "2026-11-23"
 NEXT = "2026-11-24"
-FEMALE, MALE = VOICES["it"]
 
 
 @pytest.fixture(scope="module")
@@ -113,56 +110,6 @@ def table(store: Store, view: str = "features") -> list[dict[str, Any]]:
         return connection.sql(f"from {view} order by id").to_arrow_table().to_pylist()
 
 
-def test_a_sentence_is_held_back_by_its_words_alone() -> None:
-    """5 %: of 11,000 drawn so, within 4 standard deviations (0.2 % each)."""
-    sentences = distinct(read_sentences(SENTENCES["it"]))
-    held = [sentence for sentence in sentences if is_held_back(sentence)]
-    assert abs(len(held) / len(sentences) - 0.05) < 0.0084
-    assert is_held_back(held[0].upper().rstrip(".") + "!")
-    assert {key(sentence) for sentence in for_test(sentences, 80, seed=0)} <= {key(sentence) for sentence in held}
-
-
-def test_no_day_speaks_a_held_back_sentence_nor_one_again_before_all_were_spoken() -> None:
-    sentences = distinct(read_sentences(SENTENCES["it"]))[::20]
-    free = sum(not is_held_back(sentence) for sentence in sentences)
-    first = date.fromordinal(free // 10 * 13_000)  # a turn of the list begins here
-    days = [(first + timedelta(days=number)).isoformat() for number in range(free // 10)]
-    spoken = [sentence for day in days for sentence in for_day(sentences, 10, 0, day)]
-    assert len(set(spoken)) == len(spoken) > free - 10
-    assert not any(is_held_back(sentence) for sentence in spoken)
-
-
-def test_a_day_s_sentences_depend_on_the_day_and_the_seed() -> None:
-    sentences = [f"Frase numero {number}." for number in range(500)]
-    drawn = {(seed, day): tuple(for_day(sentences, 5, seed, day)) for seed in (0, 1) for day in (DAY, NEXT)}
-    assert len(set(drawn.values())) == 4
-    assert drawn[0, DAY] == tuple(for_day(sentences, 5, 0, DAY))
-    with pytest.raises(UserError, match="500 clips a day, but there are"):
-        for_day(sentences, 500, 0, DAY)
-
-
-def test_sentences_that_differ_by_case_and_punctuation_are_one() -> None:
-    assert distinct(["Ciao, Anna!", "ciao anna", "Buongiorno.", "", "…"], without=["BUONGIORNO"]) == ["Ciao, Anna!"]
-
-
-def test_festival_is_given_nothing_that_it_dies_of() -> None:
-    assert plain("«È già qui», disse (forse) l’uomo — “perche\u0301?”") == "È già qui , disse forse l'uomo perché?"
-    assert plain('un "test" \\ con_sotto') == "un test con sotto"
-
-
-def test_when_festival_dies_of_a_sentence_the_others_are_still_spoken(tmp_path: Path) -> None:
-    said = [Utterance(text, FEMALE) for text in ("Uno.", "Qui muore.", "Tre.")] + [Utterance("Quattro.", MALE)]
-    told: list[int] = []
-    files = speak(said, tmp_path, lambda: told.append(1))
-    assert [file is not None for file in files] == [True, False, True, True]
-    assert len(told) == 3
-
-
-def test_a_festival_that_fails_at_most_sentences_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="failed at 2 of 3 sentences, the first 'Qui tace\\.'"):
-        speak([Utterance(text, MALE) for text in ("Qui tace.", "...", "Tre.")], tmp_path, lambda: None)
-
-
 def test_a_machine_without_festival_is_told_what_to_install(
     tmp_path: Path, config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,43 +117,6 @@ def test_a_machine_without_festival_is_told_what_to_install(
     with pytest.raises(UserError, match="apt-get install festival festvox-italp16k festvox-itapc16k"):
         make_features(config)
     assert not (config.store / "clips" / "test").exists()
-
-
-def median_pitch(path: Path) -> float:
-    """Of the voiced frames, in Hz, by the highest peak of each frame's autocorrelation."""
-    audio_N, rate = soundfile.read(path)
-    assert rate == 16_000
-    pitches = []
-    for start in range(0, len(audio_N) - 1024, 512):
-        frame = audio_N[start : start + 1024] - audio_N[start : start + 1024].mean()
-        correlation = np.correlate(frame, frame, "full")[1023:]
-        lag = 40 + int(correlation[40:250].argmax())  # 400 Hz to 64 Hz
-        if correlation[lag] > 0.5 * correlation[0] > 0:
-            pitches.append(rate / lag)
-    return float(np.median(pitches))
-
-
-def test_festival_s_two_voices_are_a_woman_s_and_a_man_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Men speak at 85 to 155 Hz, women at 165 to 255 (Titze 1994); both say the sentence in a plausible time."""
-    monkeypatch.undo()
-    need_festival()
-    sentence = "Quella sera la città era già piena di gente, perché c'era il mercato."
-    said = [Utterance(sentence, FEMALE), Utterance('«Sì» (forse): "così"...', MALE), Utterance(sentence, MALE)]
-    files = speak(said, tmp_path, lambda: None)
-    woman, bracketed, man = (file for file in files if file is not None)
-    assert 165 < median_pitch(woman) < 255
-    assert 85 < median_pitch(man) < 155
-    assert soundfile.info(bracketed).duration > 0.3
-    assert all(2 < soundfile.info(file).duration < 8 for file in (woman, man))
-
-
-def test_a_voice_that_is_not_installed_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
-    need_festival()
-    with pytest.raises(UserError, match="voice xx_diphone is not there: apt-get install festvox-xx"):
-        speak([Utterance("Ciao.", replace(MALE, name="xx_diphone", package="festvox-xx"))], tmp_path, lambda: None)
 
 
 def test_the_first_day_makes_the_store_its_fixed_splits_and_the_partition(
@@ -246,15 +156,6 @@ def test_the_feature_table_says_what_the_records_and_the_audio_say(config: Featu
         assert bool(row["augmentations"]) <= (row["recipe"] != "none")
     assert len({row["voice"] for row in rows}) == 2
     assert len({row["recipe"] for row in rows}) > 1
-
-
-def test_voices_and_recipes_are_drawn_evenly() -> None:
-    """Four standard deviations of a fair draw: 0.5 / √n and √(2/9n)."""
-    names = [take_id(day, number) for day in (DAY, NEXT) for number in range(1000)]
-    voices = [features_module.generator(0, features_module.VOICE, name).integers(2) for name in names]
-    recipes = Counter(int(features_module.generator(0, 1, name).integers(3)) for name in names)
-    assert abs(np.mean(voices) - 0.5) < 4 * 0.5 / np.sqrt(len(names))
-    assert all(abs(count / len(names) - 1 / 3) < 4 * np.sqrt(2 / 9 / len(names)) for count in recipes.values())
 
 
 def test_a_second_run_of_a_day_changes_nothing_and_says_so(
