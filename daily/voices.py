@@ -22,6 +22,7 @@ PROGRAM = "festival"
 NO_VOICE = 3  # exit code of our script
 UNSPEAKABLE = re.compile(r"[^A-Za-z0-9À-ÖØ-öø-ÿ.,;:?!']+")
 ASCII_FOR = str.maketrans("’‘ʼ", "'''")
+AT_ONCE = 100  # sentences a process: it keeps a megabyte of each
 MOST_FAILED = 0.05  # of the sentences: beyond, it is not the sentences
 
 
@@ -73,15 +74,12 @@ def speak(utterances: Sequence[Utterance], folder: Path, told: Callable[[], obje
         key=lambda number: utterances[number].voice.name,
     )
     while left:
-        code, last_line = _run(_script(utterances, left), folder, told)
+        now, later = left[:AT_ONCE], left[AT_ONCE:]
+        code, last_line = _run(_script(utterances, now), folder, told)
         if code == NO_VOICE:
             raise UserError(f"{PROGRAM}: {last_line}")
-        if code == 0:
-            break
-        spoken = [number for number in left if not files[number].is_file()]
-        if not spoken:
-            break
-        left = spoken[1:]  # the first is what it died of
+        unspoken = [number for number in now if not files[number].is_file()] if code else []
+        left = unspoken[1:] + later  # the first is what it died of
         _check(utterances, files, left, last_line)
     _check(utterances, files, [], "it said nothing of it")
     return [file if file.is_file() else None for file in files]
@@ -89,7 +87,7 @@ def speak(utterances: Sequence[Utterance], folder: Path, told: Callable[[], obje
 
 def _check(utterances: Sequence[Utterance], files: list[Path], left: list[int], last_line: str) -> None:
     """`UserError` if too many sentences that are no longer tried have no file."""
-    failed = [number for number in range(len(files)) if number not in left and not files[number].is_file()]
+    failed = [number for number in sorted({*range(len(files))} - {*left}) if not files[number].is_file()]
     if len(failed) > max(1, MOST_FAILED * len(files)):
         raise UserError(
             f"{PROGRAM} failed at {len(failed)} of {len(files)} sentences, the first {utterances[failed[0]].text!r} "

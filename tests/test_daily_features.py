@@ -150,7 +150,11 @@ def test_festival_is_given_nothing_that_it_dies_of() -> None:
     assert plain('un "test" \\ con_sotto') == "un test con sotto"
 
 
-def test_when_festival_dies_of_a_sentence_the_others_are_still_spoken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [100, 1, 2])
+def test_when_festival_dies_of_a_sentence_the_others_are_still_spoken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("daily.voices.AT_ONCE", at_once)
     said = [Utterance(text, FEMALE) for text in ("Uno.", "Qui muore.", "Tre.")] + [Utterance("Quattro.", MALE)]
     told: list[int] = []
     files = speak(said, tmp_path, lambda: told.append(1))
