@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SCORES = "scores.json"
-FEWEST, FEWEST_EACH = 30, 5  # transcripts to learn from; of each outcome
+FEWEST, FEWEST_EACH = 60, 5  # transcripts to learn from; of each outcome
 MEANINGS = {
     "mean_log_probability": "mean over the tokens and the end, in nats",
     "lowest_log_probability": "of the least likely of them, in nats",
@@ -136,7 +136,7 @@ def fit(signals_CK: Float64[np.ndarray, "C K"], right_C: Bool[np.ndarray, "C"]) 
         learning_rate=0.05,
         max_iter=100,
         max_leaf_nodes=8,
-        min_samples_leaf=10,
+        min_samples_leaf=20,
         l2_regularization=1.0,
         early_stopping=False,
         monotonic_cst=[RISES.get(name, 0) for name in MEANINGS],

@@ -168,7 +168,7 @@ def test_a_model_that_knows_nothing_is_registered_and_not_used(store, capsys) ->
 def test_a_short_history_teaches_nothing_yet_and_says_so(store, capsys) -> None:
     with_day(store, "2026-11-23", 12)
     train(ConfidenceConfig(store.folder, "2026-11-23"))
-    assert "no confidence model yet: 12 transcripts so far, 30 are needed" in capsys.readouterr().out
+    assert "no confidence model yet: 12 transcripts so far, 60 are needed" in capsys.readouterr().out
     assert not store.confidence("2026-11-23").exists()
 
 

@@ -231,23 +231,19 @@ def test_a_batch_says_of_every_clip_what_is_known_or_why_nothing_is(sure, speech
     clips, out = tmp_path / "metadata.csv", tmp_path / "out" / "heard.jsonl"
     names = ["silent.wav", "a.wav", "gone.wav", "text.wav"]
     clips.write_text("speaker,file_name\n" + "".join(f"x,{name}\n" for name in names))
-    monkeypatch.setattr(sys, "argv", ["batch", "--model", str(sure), "--clips", str(clips), "--out", str(out)])
+    options = {"--model": sure, "--clips": clips, "--out": out, "--language": "it"}
+    monkeypatch.setattr(sys, "argv", ["batch", *(str(part) for option in options.items() for part in option)])
     batch.main()
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["file_name"] for row in rows] == names
     silent, said, gone, text = rows
     assert (silent["text"], silent["confidence"], silent["trusted"]) == ("", 0.0, False)
-    assert {field.name for field in fields(Signals)} | {
-        "file_name",
-        "text",
-        "language",
-        "confidence",
-        "trusted",
-    } == set(said)
+    assert set(said) == set(MEANINGS) | {"file_name", "text", "language", "confidence", "trusted"}
     assert 0.0 < said["confidence"] < 1.0
     assert "no such file" in gone["problem"]
     assert "text.wav" in text["problem"]
     assert list(out.parent.iterdir()) == [out]
+    assert "confidence" not in batch.hear(Transcriber(sure), tmp_path / "silent.wav", Options("en"))
 
 
 @pytest.mark.parametrize(
