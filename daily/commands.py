@@ -15,6 +15,8 @@ from typing import BinaryIO
 from data.errors import UserError
 
 TAIL = 8192  # bytes of standard error that are kept for its last line
+LONGEST = 400  # characters of that line in an error's message; all of it was shown
+USER_ERROR = 2  # exit code of data.errors.command
 DRAIN = 5  # seconds for the last of it, once the process has ended; a worker left behind may hold it open for longer
 
 
@@ -50,15 +52,22 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         raise
     reader.join(DRAIN)
     if code != 0:
-        said = last_line(bytes(tail).decode(errors="replace"))
-        how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-        raise CommandError(f"{_name(command)}: {said or 'said nothing'} ({how})")
+        said = last_line(bytes(tail).decode(errors="replace")) or "said nothing"
+        short = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+        raise CommandError(f"{_name(command)}: {short}{_how(code)}")
 
 
 def last_line(text: str) -> str:
     """The last line of `text` that is not blank, as a terminal would show it: what a progress bar overwrote is gone."""
     lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
     return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
+
+
+def _how(code: int) -> str:
+    """How a process ended that did not end well; its own word for it is enough where it is a user's error."""
+    if code < 0:
+        return f" (ended by {signal.Signals(-code).name})"
+    return "" if code == USER_ERROR else f" (exit code {code})"
 
 
 def _name(command: Sequence[str]) -> str:

@@ -19,10 +19,10 @@ def test_a_command_that_ends_well_is_shown_and_its_output_and_errors_pass_throug
     assert shown.err == "bar\n"
 
 
-def test_a_failed_command_is_named_by_its_module_with_its_last_line_of_error_and_exit_code(
+def test_a_failed_command_is_named_by_its_module_with_its_last_line_of_error(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(CommandError, match=r"^data\.verify: no shards: /nowhere is not a folder; .* \(exit code 2\)$"):
+    with pytest.raises(CommandError, match=r"^data\.verify: no shards: /nowhere is not a folder; .*featurize`$"):
         run(module("data.verify", "--shards", "/nowhere"))
     assert "error: no shards" in capfd.readouterr().err
     assert issubclass(CommandError, UserError)
@@ -33,6 +33,22 @@ def test_a_killed_command_says_by_which_signal(capfd: pytest.CaptureFixture[str]
     with pytest.raises(CommandError, match=r"said nothing \(ended by SIGKILL\)"):
         run([sys.executable, "-c", script])
     capfd.readouterr()
+
+
+def test_a_command_that_ends_with_another_code_than_a_users_error_says_which(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(CommandError, match=r"^data\.nothing: .*No module named data\.nothing \(exit code 1\)$"):
+        run(module("data.nothing"))
+    capfd.readouterr()
+
+
+def test_a_long_line_of_error_is_shortened_in_the_message_and_shown_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CommandError) as failed:
+        run([sys.executable, "-c", "import sys; sys.exit('a' * 5000)"])
+    assert len(str(failed.value)) < 600
+    assert "a…" in str(failed.value)
+    assert "a" * 5000 in capfd.readouterr().err
 
 
 def test_a_program_that_is_not_there_is_an_error_a_user_can_mend() -> None:
