@@ -35,6 +35,7 @@ from serving.vocabulary import GENERATION, TOKENIZER
 
 NOT_SERVED = {
     "README.md",
+    "batch.py",
     "requirements.txt",
     "space.md",
     "space.py",

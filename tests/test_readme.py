@@ -12,7 +12,13 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-BY_OTHERS = {"make demo": "tests/test_demo.py", "make test": ".ci/run", "make check": ".ci/run"}
+BY_OTHERS = {
+    "make demo": "tests/test_demo.py",
+    "make daily STORE=store": "tests/test_daily_whole.py",
+    "make monitor STORE=store PORT=7861": "tests/test_daily_whole.py",
+    "make test": ".ci/run",
+    "make check": ".ci/run",
+}
 """Commands run elsewhere, and where."""
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
