@@ -17,6 +17,7 @@ from daily.loop import LoopConfig, StageOptions, daily_stages, run_loop, snapsho
 from data.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.simulated_days import LAST, STAGES
+from tests.test_readme import environment
 
 DAY, NEXT = "2026-11-23", "2026-11-24"
 NAMES = [stage.name for stage in STAGES]
@@ -214,7 +215,8 @@ def test_bad_input_is_one_line_and_exit_code_2(store: Path) -> None:
 
 def test_make_daily_gives_store_day_and_arguments() -> None:
     command = ["make", "-n", "daily", "BIN=/bin", "STORE=my store", f"DAY={DAY}", "ARGS=--catch-up 3"]
-    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    settings = environment()
+    shown = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True, check=True).stdout
     assert shown == f"/bin/python -m daily.loop --store 'my store' --day {DAY} --catch-up 3\n"
 
 
