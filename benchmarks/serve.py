@@ -37,6 +37,7 @@ LANGUAGE = "it"
 OURS = "ours"
 PIPELINES = ("pipeline", "pipeline chunked")
 FASTER = ("faster-whisper", "faster-whisper batched")
+ARMS = (OURS, *PIPELINES, *FASTER)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class ServeBenchmark:
     """Length of the long recording; 0 leaves it out."""
     threads: int = 2
     turns: int = 3
+    arms: tuple[str, ...] = ARMS
+    """Who takes part: ours, and some of the peers."""
     arm: str = ""
     """Set by the benchmark itself."""
     converted: str = ""
@@ -59,6 +62,8 @@ class ServeBenchmark:
     def __post_init__(self) -> None:
         if min(self.clips, self.threads, self.turns) < 1 or self.minutes < 0:
             raise UserError("--clips, --threads, --turns: at least 1 each; --minutes: 0 or more")
+        if OURS not in self.arms or not set(self.arms) <= set(ARMS):
+            raise UserError(f"--arms: {OURS}, and of the others those wanted: {', '.join(ARMS[1:])}")
 
 
 def recordings(config: ServeBenchmark) -> dict[str, list[tuple[np.ndarray, str]]]:
@@ -153,10 +158,9 @@ def measure(config: ServeBenchmark) -> dict[str, Any]:
 
 def in_turns(config: ServeBenchmark, model: str, converted: str) -> dict[str, list[dict[str, Any]]]:
     """What the arms measured, each in processes of its own, turn by turn."""
-    arms = (OURS, *PIPELINES, *FASTER)
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in config.arms}
     for turn in range(config.turns):
-        for arm in arms:
+        for arm in config.arms:
             print(f"turn {turn + 1} of {config.turns}: {arm}", file=sys.stderr, flush=True)
             options = ["--model", model, "--converted", converted, "--arm", arm]
             words = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", *sys.argv[1:], *options]

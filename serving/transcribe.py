@@ -164,10 +164,10 @@ class Transcriber:
             batch, ahead = ahead[:batch_size], ahead[batch_size:]
             heard = speech.hear(batch)
             language = language or self.engine.language(heard)
-            found = speech.segments(batch, heard, language)
+            found = [segment for said in speech.segments(batch, heard, language) for segment in said]
             known = speech.signals(found) if self.signals and not speech.timestamps else None
             yield Progress(tuple(found), batch[-1].end / SAMPLE_RATE if ahead else seconds, seconds, language, known)
-            batch_size = min(2 * batch_size, self.engine.batch_size)
+            batch_size = min(4 * batch_size, self.engine.batch_size)
 
 
 @dataclass
@@ -191,15 +191,20 @@ class _Speech:
         self.log_mel_BMF = log_mel_BMF
         return self.transcriber.engine.hear(log_mel_BMF, [window.samples for window in batch], self.stopped)
 
-    def segments(self, batch: list[Window], heard: Any, language: str) -> list[Segment]:
-        """What is said in the windows, in order; where a transcript ends early, the rest is heard again."""
+    def segments(self, batch: list[Window], heard: Any, language: str) -> list[list[Segment]]:
+        """What is said in each window; the rests of those whose transcript ends early are heard again, together."""
         written = self.write(heard, len(batch), language)
-        found: list[Segment] = []
+        found: list[list[Segment]] = []
+        rests: dict[int, Window] = {}
         for row, (window, tokens) in enumerate(zip(batch, written, strict=True)):
-            before, rest = self._unheard(window, tokens)
-            found += self._segments(window, heard, row, tokens if rest is None else before, language)
+            tokens, rest = self._unheard(window, tokens)
+            found.append(list(self._segments(window, heard, row, tokens, language)))
             if rest is not None:
-                found += self.segments([rest], self.hear([rest]), language)
+                rests[row] = rest
+        if rests:
+            again = list(rests.values())
+            for row, more in zip(rests, self.segments(again, self.hear(again), language), strict=True):
+                found[row] += more
         return found
 
     def write(self, heard: Any, count: int, language: str) -> list[list[int]]:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tests.conftest import REPOSITORY
 from tests.test_readme import environment
 
-TEST_CLIPS = 20  # of the demo's own 50, for time: WER falls by more than a half on either
+TEST_CLIPS = 20  # of the demo's own 83, for time
 
 
 def test_make_demo_lowers_the_word_error_rate_by_a_quarter():

@@ -14,7 +14,7 @@ from jax_train.config import TrainConfig
 from jax_train.dropout import Dropout, drop
 from jax_train.weights import load_model
 from tests.test_step import CONFIG, steps
-from tests.torch_reference import load_torch, random_tokens, small_model_dir
+from tests.torch_reference import SHALLOW, load_torch, random_tokens, small_model_dir
 
 RATES = {"dropout": 0.1, "activation_dropout": 0.2, "attention_dropout": 0.3}
 
@@ -56,7 +56,8 @@ def test_a_share_is_dropped_and_the_mean_stays():
     assert (got == 0).mean() == pytest.approx(0.3, abs=5 * np.sqrt(0.3 * 0.7 / 100_000))
 
 
-def test_a_step_with_dropout_is_repeatable_and_depends_on_seed_and_parts(model_dir):
+def test_a_step_with_dropout_is_repeatable_and_depends_on_seed_and_parts(tmp_path):
+    model_dir = small_model_dir(tmp_path, **SHALLOW)
     config = dataclasses.replace(CONFIG, **RATES)
     (_, loss), *_ = steps(model_dir, config, count=1)[1:]
     for options, same in [({}, True), ({"seed": 1}, False), ({"gradient_accumulation_steps": 2}, False)]:

@@ -10,12 +10,12 @@ import pytest
 
 from jax_train.loss_scale import INITIAL, STEPS_TO_DOUBLE, LossScale
 from tests.test_step import CONFIG, steps
-from tests.torch_reference import small_model_dir
+from tests.torch_reference import SHALLOW, small_model_dir
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    return small_model_dir(tmp_path_factory.mktemp("precision"))
+    return small_model_dir(tmp_path_factory.mktemp("precision"), **SHALLOW)
 
 
 @pytest.fixture(scope="module")

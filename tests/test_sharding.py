@@ -17,12 +17,12 @@ from jax_train.train import initial_state, train
 from jax_train.weights import load_model
 from tests.test_step import CONFIG, steps
 from tests.test_windows import random_batch
-from tests.torch_reference import small_model_dir
+from tests.torch_reference import SHALLOW, small_model_dir
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    return small_model_dir(tmp_path_factory.mktemp("sharding"))
+    return small_model_dir(tmp_path_factory.mktemp("sharding"), **SHALLOW)
 
 
 @pytest.mark.parametrize(

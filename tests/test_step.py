@@ -24,7 +24,7 @@ from jax_train.weights import load_model, torch_name
 from jax_train.windows import IGNORE
 from tests.power_cut import train_until_power_cut
 from tests.test_windows import random_batch
-from tests.torch_reference import small_model_dir
+from tests.torch_reference import SHALLOW, small_model_dir
 
 CONFIG = TrainConfig(shards=Path(), run=Path())
 ENCODER = ("model.encoder.*",)
@@ -32,7 +32,7 @@ ENCODER = ("model.encoder.*",)
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model_dir(tmp_path_factory.mktemp("model"))
+    return small_model_dir(tmp_path_factory.mktemp("model"), **SHALLOW)
 
 
 def steps(model_dir: Path, config: TrainConfig, devices: int = 2, count: int = 2) -> list[tuple[TrainState, float]]:

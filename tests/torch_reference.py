@@ -30,10 +30,14 @@ SMALL = {
 """A Whisper of 0.4 M parameters: fast, and every part of the architecture is there more than once."""
 
 
-def small_model_dir(folder: Path, n_mels: int = 80, seed: int = 0) -> Path:
+SHALLOW = {"encoder_layers": 1, "decoder_layers": 1}
+"""Half the time to compile, for tests of what does not know of layers."""
+
+
+def small_model_dir(folder: Path, n_mels: int = 80, seed: int = 0, **changes: int) -> Path:
     """A small random Whisper, saved by Hugging Face itself; weights as large as trained ones, so that errors show."""
     torch.manual_seed(seed)
-    model = WhisperForConditionalGeneration(HFConfig(num_mel_bins=n_mels, **SMALL))
+    model = WhisperForConditionalGeneration(HFConfig(num_mel_bins=n_mels, **SMALL | changes))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
