@@ -201,8 +201,9 @@ def main() -> None:
         for arm, row in table.items():
             print(f"    {arm:24}" + "".join(f"  {name} {value:.3f}" for name, value in row[kind].items()))
         for name, peers in (("pipeline", PIPELINES[:1]), ("pipeline, better", PIPELINES), ("faster-whisper", FASTER)):
-            best = min(table[peer][kind]["seconds"] for peer in peers)
-            print(f"    {name} / ours: {best / table[OURS][kind]['seconds']:.2f}")
+            seconds = [table[peer][kind]["seconds"] for peer in peers if peer in table]
+            if seconds:
+                print(f"    {name} / ours: {min(seconds) / table[OURS][kind]['seconds']:.2f}")
     print(json.dumps({"threads": config.threads, "arms": table}))
 
 

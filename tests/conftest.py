@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from moto.server import ThreadedMotoServer
 from playwright.sync_api import Browser, sync_playwright
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from upath import UPath
 
 from data.featurize import FeaturizeConfig, featurize
@@ -26,6 +26,7 @@ from jax_train.pretrained import fetch_base
 from jax_train.weights import to_torch_tensors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+END_OF_TEXT = 50_257
 SMALL = {
     "d_model": 16,
     "encoder_layers": 1,
@@ -82,6 +83,19 @@ def small_model_dir(base_model_dir: Path, tmp_path_factory: pytest.TempPathFacto
     config.write_text(json.dumps(json.loads(config.read_text()) | SMALL))
     model = Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0))
     save_file(to_torch_tensors(nnx.state(model)), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def terse_model_dir(small_model_dir: Path) -> Path:
+    """The same, but its transcripts end at once: it would go on to the last of 448 tokens, at every temperature."""
+    folder = small_model_dir.with_name("whisper-small-terse")
+    shutil.copytree(small_model_dir, folder)
+    tensors = load_file(folder / "model.safetensors")
+    embeddings_VD = tensors["model.decoder.embed_tokens.weight"]
+    embeddings_VD[END_OF_TEXT] *= 10  # so that no other token's lies further along it
+    tensors["model.decoder.layer_norm.bias"] += 10 * embeddings_VD[END_OF_TEXT]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

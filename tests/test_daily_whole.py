@@ -1,7 +1,8 @@
 """README's `make daily STORE=store` and `make monitor STORE=store PORT=7861`, as they stand but for small settings.
 
-Every stage is the real command in a process of its own: Festival's stand-in, a small random Whisper, four real clips as
-the guard. What it hears is nonsense; that each stage finds what the one before it wrote is not.
+Every stage is the real command in a process of its own: Festival's stand-in, a small random Whisper that writes
+little, four real clips as the guard. What it hears is nonsense; that each stage finds what the one before it wrote is
+not.
 """
 
 import json
@@ -34,10 +35,10 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def store(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(terse_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """After its first day, on which everything was done, and a second call, which found nothing to do."""
     folder = tmp_path_factory.mktemp("daily") / "store"
-    options = [f'--{stage}="{said.format(model=small_model_dir)}"' for stage, said in STAGES.items()]
+    options = [f'--{stage}="{said.format(model=terse_model_dir)}"' for stage, said in STAGES.items()]
     words = ["daily", f"STORE={folder}", f"DAY={DAY}", f"ARGS={' '.join(options)}"]
     done = make(*words)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

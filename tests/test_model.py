@@ -18,19 +18,19 @@ from jax_train.optimizer import make_optimizer
 from jax_train.sharding import data_mesh
 from jax_train.step import TrainState, apply, distribute, make_train_step
 from jax_train.weights import load_model, read_safetensors, to_torch_layout, torch_name
-from tests.torch_reference import load_torch, random_tokens, small_model_dir, speech_features, torch_loss
+from tests.torch_reference import SHALLOW, load_torch, random_tokens, small_model_dir, speech_features, torch_loss
 
 LENGTH = 40
 
 
-@pytest.fixture(params=["small-80", "small-128", "base"])
-def model_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module", params=["small-80", "small-128", "base"])
+def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "base":
         return request.getfixturevalue("base_model_dir")
-    return small_model_dir(tmp_path / request.param, int(request.param.split("-")[1]))
+    return small_model_dir(tmp_path_factory.mktemp(request.param), int(request.param.split("-")[1]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batch(model_dir: Path, sample_corpus: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     config = WhisperConfig.from_folder(model_dir)
     clips = 1 if config.d_model == 512 else 2  # a window of base costs seconds, forward and backward
@@ -39,17 +39,30 @@ def batch(model_dir: Path, sample_corpus: Path) -> tuple[np.ndarray, np.ndarray,
     return log_mel, *random_tokens(np.random.default_rng(0), clips, LENGTH, config.vocab_size)
 
 
-def torch_gradients(model_dir, batch, update=False):
+@pytest.fixture(scope="module")
+def theirs(model_dir, batch):
+    """PyTorch's loss, gradients, and parameters after a step of AdamW, by name."""
     model = load_torch(model_dir)
     loss = torch_loss(model, *batch)
     loss.backward()
     # OpenAI's encoder positions are a buffer; transformers forgets requires_grad_(False) when it loads a folder.
     named = {name: p for name, p in model.named_parameters() if name != "model.encoder.embed_positions.weight"}
     gradients = {name: p.grad.numpy().copy() for name, p in named.items()}
-    if update:
-        torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
-        torch.optim.AdamW(named.values(), lr=1e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0).step()
+    torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
+    torch.optim.AdamW(named.values(), lr=1e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0).step()
     return float(loss.detach()), gradients, {name: p.detach().numpy() for name, p in named.items()}
+
+
+@pytest.fixture(scope="module")
+def ours(model_dir, batch):
+    """Our loss, gradients and parameters."""
+    params, buffers, build = functional(load_model(model_dir))
+
+    def loss(params, log_mel, tokens, labels):
+        nats, count = token_loss(build(params, buffers)(log_mel, tokens), labels)
+        return nats / count.astype(jnp.float32)
+
+    return *jax.jit(jax.value_and_grad(loss))(params, *map(jnp.asarray, batch)), params
 
 
 def in_torch_layout(params):
@@ -71,15 +84,9 @@ def test_logits_equal_hugging_face(model_dir, batch):
     np.testing.assert_array_equal(got.argmax(-1), want.argmax(-1))
 
 
-def test_loss_and_gradients_equal_hugging_face(model_dir, batch):
-    want_loss, want, _ = torch_gradients(model_dir, batch)
-    params, buffers, build = functional(load_model(model_dir))
-
-    def loss(params, log_mel, tokens, labels):
-        nats, count = token_loss(build(params, buffers)(log_mel, tokens), labels)
-        return nats / count.astype(jnp.float32)
-
-    got_loss, gradients = jax.jit(jax.value_and_grad(loss))(params, *map(jnp.asarray, batch))
+def test_loss_and_gradients_equal_hugging_face(ours, theirs):
+    want_loss, want, _ = theirs
+    got_loss, gradients, _ = ours
     assert float(got_loss) == pytest.approx(want_loss, rel=1e-5)
     got = in_torch_layout(gradients)
     assert got.keys() == want.keys()
@@ -89,22 +96,13 @@ def test_loss_and_gradients_equal_hugging_face(model_dir, batch):
         assert np.linalg.norm(got[name] - gradient) <= 1e-3 * scale + 1e-7, name
 
 
-def test_one_adamw_step_equals_pytorch(model_dir, batch):
-    _, gradients, want = torch_gradients(model_dir, batch, update=True)
-    params, buffers, build = functional(load_model(model_dir))
-    config = TrainConfig(shards=Path(), run=Path(), weight_decay=0.0)
-    optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
-    before = in_torch_layout(params)
-
-    def update(params, log_mel, tokens, labels):
-        def loss(params):
-            nats, count = token_loss(build(params, buffers)(log_mel, tokens), labels)
-            return nats / count.astype(jnp.float32)
-
-        state = TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32))
-        return apply(optimizer, jax.grad(loss)(params), state)[0]
-
-    got = in_torch_layout(jax.jit(update)(params, *map(jnp.asarray, batch)))
+def test_one_adamw_step_equals_pytorch(ours, theirs):
+    _, gradients, want = theirs
+    _, own_gradients, params = ours
+    optimizer = make_optimizer(TrainConfig(shards=Path(), run=Path(), weight_decay=0.0), lambda _: jnp.float32(1e-3))
+    state = TrainState(params, {}, optimizer.init(params), jnp.zeros((), jnp.int32))
+    after = jax.jit(lambda gradients, state: apply(optimizer, gradients, state)[0])(own_gradients, state)
+    before, got = in_torch_layout(params), in_torch_layout(after)
     for name, value in want.items():
         # Adam's first step is lr · g / (|g| + eps): where |g| is no larger than the gradient's own rounding, its sign
         # is a coin toss, so those are left out; they are few.
@@ -167,7 +165,7 @@ def test_a_missing_tensor_names_itself(tmp_path):
 def test_the_step_on_eight_devices_gives_the_parameters_of_one(tmp_path):
     from tests.test_windows import random_batch
 
-    model = load_model(small_model_dir(tmp_path / "model"))
+    model = load_model(small_model_dir(tmp_path / "model", **SHALLOW))
     config = TrainConfig(shards=Path(), run=Path())
     optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
     results = []

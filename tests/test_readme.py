@@ -83,10 +83,10 @@ def test_every_command_helps():
     assert [(text.split()[0], "usage:" in text) for text in said] == [(module, True) for module in modules]
 
 
-def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir, sample_corpus):
+def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, terse_model_dir, sample_corpus):
     instead = {
         "cv-corpus-11.0/it": sample_corpus,
-        "openai/whisper-tiny": small_model_dir,
+        "openai/whisper-tiny": terse_model_dir,
         "recording.mp3": sorted((sample_corpus / "clips").glob("*.mp3"))[0],
         "SHARDS=shards": f"SHARDS={tmp_path}/shards",
         "RUN=runs/": f"RUN={tmp_path}/runs/",
@@ -103,7 +103,7 @@ def test_the_readmes_way_from_a_corpus_to_a_page_works(tmp_path, small_model_dir
         "bench-featurize": f"--corpus {tmp_path}/joined --clips 4 --peer-clips 2 --rounds 1 --workers 1",
         "bench-featurize_memory": "--rows 10 20",
         "bench-input": "--clips 200 --plan-clips 1000 --workers 0 1 --seconds 1",
-        "bench-decode": f"--model {small_model_dir} --clips 2 --turns 1 --peer-batches 2 --most-different 2",
+        "bench-decode": f"--model {terse_model_dir} --clips 2 --turns 1 --peer-batches 2 --most-different 2",
         "bench-eight_bits": "--limit 1",
         "bench-train": "--clips 10 --batch-size 1 --steps 1 --turns 1 --arms padded peer",
     }
