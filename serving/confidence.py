@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.model import ModelError
+from serving.model_folder import ModelError
 from serving.signals import Signals
 
 CONFIDENCE = "confidence.json"

@@ -8,7 +8,6 @@ may name sounds and pictures that lie beside it.
     python -m serving.monitor --folder store/monitor --port 7860
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,38 +20,16 @@ import gradio as gr
 import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from serving.errors import UserError, command
+from serving.errors import command
 from serving.monitor_chart import wer_chart
+from serving.monitor_folder import MONITOR, SHOWN_FILES, MonitorError, Snapshot, read_snapshot
 from serving.monitor_words import in_language_of
 from serving.server import check_port, serve_to_the_end
 
-MONITOR = "monitor.json"
-FORMAT = 1
-SHOWN_FILES = (".flac", ".png")
 HERE = Path(__file__).resolve().parent
 QUIET: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 Words = dict[str, str]
-Snapshot = dict[str, Any]
-
-
-class MonitorError(UserError):
-    """A folder that is no snapshot of the daily loop."""
-
-
-def read_snapshot(folder: Path) -> Snapshot:
-    """What the folder's monitor.json says. Raises `MonitorError` where it is none that this version reads."""
-    path = folder / MONITOR
-    try:
-        snapshot: Snapshot = json.loads(path.read_text(encoding="utf-8"))
-        found = snapshot["format"]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MonitorError(f"{path}: is not there; `make daily` or `python -m daily.snapshot` writes it") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MonitorError(f"{path}: is no snapshot ({error!r}); `python -m daily.snapshot` writes it anew") from error
-    if found != FORMAT:
-        raise MonitorError(f"{path}: has format {found!r}, this version reads {FORMAT}; update the older of the two")
-    return snapshot
 
 
 def render(folder: Path, snapshot: Snapshot, words: Words) -> str:

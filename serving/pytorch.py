@@ -28,9 +28,10 @@ from serving.alignment import token_times
 from serving.decoder import Cache, DecoderLayer, Heard, has_eight_bits, product, together
 from serving.errors import StoppedError
 from serving.model import load_model
+from serving.model_folder import GENERATION, TOKENIZER
 from serving.rules import Rules
 from serving.signals import Decoded
-from serving.vocabulary import GENERATION, TOKENIZER, Vocabulary
+from serving.vocabulary import Vocabulary
 
 FRAMES, POSITIONS = 3000, 1500  # of a window: 10 ms and 20 ms each
 STRIDE = 8

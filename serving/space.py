@@ -27,11 +27,9 @@ from huggingface_hub.utils import get_token, validate_repo_id
 
 from serving import space_monitor
 from serving.errors import command
-from serving.model import check_folder
+from serving.model_folder import FEATURES, GENERATION, TOKENIZER, check_folder
 from serving.space_files import PYTHON, SERVING, SpaceError, copy_files, installed, requirements
 from serving.space_model import FILES, FOLDER, SETTINGS, HubModelError, reason
-from serving.transcribe import FEATURES
-from serving.vocabulary import GENERATION, TOKENIZER
 
 NOT_SERVED = {
     "README.md",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 
-from serving.monitor import MONITOR, SHOWN_FILES, read_snapshot
+from serving.monitor_folder import MONITOR, SHOWN_FILES, read_snapshot
 from serving.space_files import PYTHON, SERVING, copy_files, installed, requirements
 from serving.space_model import SETTINGS
 

@@ -24,18 +24,17 @@ from transformers import WhisperFeatureExtractor
 from serving.confidence import read_confidence
 from serving.errors import StoppedError, command, never
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio
-from serving.model import ModelError, check_folder, quiet_transformers
+from serving.model import quiet_transformers
+from serving.model_folder import FEATURES, GENERATION, TOKENIZER, ModelError, check_folder
 from serving.pytorch import PyTorchWhisper
 from serving.segments import finished, split, words
 from serving.signals import Decoded, Signals, compression, signals
 from serving.transcript import Segment, Transcript
 from serving.vad import CHUNK, VoiceActivity
-from serving.vocabulary import GENERATION, TOKENIZER, UNSPACED, read_vocabulary
+from serving.vocabulary import UNSPACED, read_vocabulary
 from serving.windows import SPEECH, WINDOW, Window, windows
 
 __all__ = ["Options", "Progress", "StoppedError", "Transcriber"]
-
-FEATURES = "preprocessor_config.json"
 
 # A window whose text compresses better than this is a loop and is written again, by sampling. The threshold and the
 # temperatures are OpenAI's (openai/whisper, transcribe.py); transformers' 1.35 on tokens takes litanies for loops.
@@ -167,7 +166,7 @@ class Transcriber:
             found = [segment for said in speech.segments(batch, heard, language) for segment in said]
             known = speech.signals(found) if self.signals and not speech.timestamps else None
             yield Progress(tuple(found), batch[-1].end / SAMPLE_RATE if ahead else seconds, seconds, language, known)
-            batch_size = min(4 * batch_size, self.engine.batch_size)
+            batch_size = min(2 * batch_size, self.engine.batch_size)
 
 
 @dataclass

@@ -13,9 +13,8 @@ from tokenizers import Tokenizer
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from serving.errors import UserError
-from serving.model import ModelError
+from serving.model_folder import GENERATION, TOKENIZER, ModelError
 
-TOKENIZER, GENERATION = "tokenizer.json", "generation_config.json"
 SECONDS_A_TIMESTAMP = 0.02
 UNSPACED = {"zh", "ja", "th", "lo", "my", "yue"}  # written without spaces between words
 

@@ -20,6 +20,7 @@ from jax_train.decode import BatchDecoder, text_of
 from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Whisper
 from jax_train.weights import load_model
+from tests.conftest import thorough
 from tests.recorded_generate import Recorder, generated
 
 N_CLIPS = 6
@@ -74,7 +75,7 @@ def test_real_clips_decode_token_for_token_as_hugging_face_generates(base_decode
     np.testing.assert_allclose(no_speech, [row.no_speech for row in said[1]], atol=1e-4)
 
 
-@pytest.mark.parametrize(("num_beams", "timestamps"), [(3, False), (1, True)])
+@pytest.mark.parametrize(("num_beams", "timestamps"), [pytest.param(3, False, marks=thorough), (1, True)])
 def test_real_clips_with_beams_or_timestamps_are_hugging_faces(
     base_model_dir, torch_base, speech_windows, num_beams, timestamps
 ):

@@ -30,6 +30,7 @@ from jax_train.step import TrainState
 from jax_train.thinned import LENGTHS, MARGIN
 from jax_train.transcribe import transcribe
 from jax_train.weights import load_model, to_torch_tensors
+from tests.conftest import thorough
 from tests.recorded_generate import Recorder, generated
 
 N_CLIPS = 5
@@ -140,6 +141,7 @@ def test_every_second_is_accounted_for(base_result):
     assert result["settings"]["prompt"] == [50258, 50274, 50359, 50363]  # Italian, as the shards say
 
 
+@thorough
 def test_fallback_on_real_clips_gives_hugging_faces_texts(base_model_dir, shards, tmp_path):
     """Thresholds amid three clips' values; a temperature so low that what is drawn is the likeliest.
 

@@ -16,7 +16,7 @@ from jax_train.config import TrainConfig
 from jax_train.model import functional
 from jax_train.runlog import read_rows
 from jax_train.train import train
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, THOROUGH
 
 STEPS = 3
 
@@ -59,7 +59,7 @@ def losses(run: Path) -> list[dict]:
     return [row for row in read_rows(run) if "loss" in row]
 
 
-@pytest.mark.parametrize("fsdp", [1, 4])
+@pytest.mark.parametrize("fsdp", [1, 4] if THOROUGH else [4])
 def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, small_shards, tmp_path, fsdp):
     """1e-5: sums in another order. With fsdp 4 each parameter lies on both, and they evaluate.
 

@@ -19,7 +19,7 @@ from serving import batch, pytorch
 from serving.confidence import CONFIDENCE, Confidence, Estimate, read_confidence
 from serving.errors import UserError
 from serving.media import SAMPLE_RATE
-from serving.model import ModelError
+from serving.model_folder import ModelError
 from serving.signals import Signals, snr_db
 from serving.transcribe import Options, Transcriber
 from serving.visits import Visits

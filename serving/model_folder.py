@@ -1,0 +1,37 @@
+"""A Hugging Face Whisper folder as files: what it has to hold, before anything heavy is imported to read it."""
+
+import json
+from pathlib import Path
+
+from serving.errors import UserError
+
+TOKENIZER, GENERATION, FEATURES = "tokenizer.json", "generation_config.json", "preprocessor_config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+EXPECTED = "give a Hugging Face Whisper folder, such as `make export` writes"
+
+
+class ModelError(UserError):
+    """The folder does not hold a whole Whisper model."""
+
+
+def check_folder(folder: Path, needs: tuple[str, ...]) -> None:
+    """Raises `ModelError` unless `folder` looks like a Hugging Face Whisper folder with weights and all of `needs`."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; {EXPECTED}")
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ModelError(
+            f"{folder}: holds no config.json; give a Hugging Face Whisper folder, such as `make export` writes"
+        )
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{config_path}: is not JSON ({error}); export the model again") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != "whisper":
+        raise ModelError(f"{config_path}: model_type is {model_type!r}, only 'whisper' can be served")
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise ModelError(f"{folder}: holds no weights ({' or '.join(WEIGHTS)}); export the model again")
+    absent = [name for name in needs if not (folder / name).is_file()]
+    if absent:
+        raise ModelError(f"{folder}: holds no {', '.join(absent)}; export the model again")
