@@ -22,6 +22,7 @@ from transformers import WhisperForConditionalGeneration
 from daily.day_progress import days_begun, read_progress
 from daily.registry import CONFIDENCE, MODEL, Registry, open_registry
 from daily.store import Store, connect, open_store
+from daily.takes import read_metadata
 from tests import lived_days
 from tests.conftest import REPOSITORY, THOROUGH
 from tests.festival import path_with_stand_in
@@ -62,21 +63,25 @@ def test_crashes_struck_every_stage_that_changes_the_store(lived: tuple[Store, d
     assert len(pairs) >= min(10, len(found["struck"])), pairs
 
 
-def test_the_history_has_every_day_exactly_once(lived: tuple[Store, dict[str, Any]]) -> None:
+def test_the_history_has_every_clip_of_every_day_exactly_once(lived: tuple[Store, dict[str, Any]]) -> None:
+    """Of the six sentences of a day the stand-in may refuse one, which is left out."""
     store = lived[0]
+    spoken = [(day, len(read_metadata(store.clips(day)))) for day in DAYS]
+    assert all(CLIPS - 1 <= clips <= CLIPS for _, clips in spoken)
     for view in ("history", "features"):
         with connect(store) as connection:
             rows = connection.execute(f"select day, count(*), count(distinct id) from {view} group by day").fetchall()
-        assert sorted(rows) == [(day, CLIPS, CLIPS) for day in DAYS], view
+        assert sorted(rows) == [(day, clips, clips) for day, clips in spoken], view
     assert days_begun(store.folder) == DAYS
     for day in DAYS:
         assert all(read_progress(store.folder, day).done(stage) for stage in lived_days.STAGES[:-1]), day
 
 
 def test_every_day_has_one_challenger_in_the_registry(lived: tuple[Store, dict[str, Any]], registry: Registry) -> None:
-    """In the order of the days; each was decided upon once, against the champion of its time."""
+    """Each was decided upon once, against the champion of its time. After a failed training later days may come first."""
     versions = registry.versions(MODEL)
-    assert [version.key for version in versions] == ["base", *DAYS]
+    assert versions[0].key == "base"
+    assert sorted(version.key for version in versions[1:]) == DAYS
     champion = 1
     for version in versions[1:]:
         decision = json.loads((lived[0].run(version.key) / "decision.json").read_text())
