@@ -78,7 +78,7 @@ def test_the_history_has_every_clip_of_every_day_exactly_once(lived: tuple[Store
 
 
 def test_every_day_has_one_challenger_in_the_registry(lived: tuple[Store, dict[str, Any]], registry: Registry) -> None:
-    """Each was decided upon once, against the champion of its time. After a failed training later days may come first."""
+    """Each was decided upon once, against the champion of its time; later days may come before a failed training."""
     versions = registry.versions(MODEL)
     assert versions[0].key == "base"
     assert sorted(version.key for version in versions[1:]) == DAYS
