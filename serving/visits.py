@@ -77,6 +77,10 @@ class Visits:
         if stop := self._stops.get(session):
             stop.set()
 
+    def stopped(self, session: str) -> bool:
+        """Whether the session ended its own run."""
+        return (stop := self._stops.get(session)) is not None and stop.is_set()
+
     def leave(self, session: str) -> None:
         """Forgets a session, and what was fetched from YouTube for it."""
         self.stop(session)

@@ -103,7 +103,12 @@ class _Presses:
         return timeline.note(words_of(request)["stopped"], "stopped"), gr.update(visible=False)
 
     def refuse(self, request: gr.Request) -> tuple[str, Any]:
-        """Gradio's own answer, such as a full queue, is a message that fades; this one stays."""
+        """Gradio's own answer, such as a full queue, is a message that fades; this one stays.
+
+        To Gradio a place in the queue that its visitor gave up failed, too; that may be told after `stop` has answered.
+        """
+        if self.visits.stopped(request.session_hash):
+            return self.stop(request)
         return timeline.note(words_of(request)["busy"], "error"), gr.update(visible=False)
 
     def clear(self, request: gr.Request) -> Update:

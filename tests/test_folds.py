@@ -12,6 +12,7 @@ from data.folds import Fold
 from data.records import Shards
 from jax_train.crossval import CrossvalConfig, crossval, table
 from jax_train.runlog import read_rows
+from tests.conftest import thorough
 
 SPEAKERS = ["a"] * 5 + ["b"] * 3 + ["c"] * 2 + ["d"]
 
@@ -82,6 +83,7 @@ def test_a_view_of_shards_has_their_records_and_travels_to_other_processes(small
     assert [view[i].id for i in range(3)] == [shards[i].id for i in np.flatnonzero(chosen)[:3]]
 
 
+@thorough
 def test_crossval_scores_each_fold_by_a_run_without_it_and_continues_when_run_again(
     small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd, monkeypatch
 ):

@@ -9,10 +9,12 @@ from data.errors import UserError
 from jax_train.runlog import read_rows
 from jax_train.scoreboard import ScoreboardConfig, scoreboard
 from jax_train.stages import score_once
+from tests.conftest import thorough
 
 OPTIONS = ["--batch-size", "1", "--steps", "1", "--learning-rate", "1e-3", "--compute-dtype", "float32"]
 
 
+@thorough
 def test_each_preset_is_trained_and_scored_once_and_all_stand_in_the_table(
     small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd, monkeypatch
 ):

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from serving.media import SAMPLE_RATE
 from serving.transcribe import Options
 from serving.transcript import Segment, Word
 from serving.visits import SWEEP_AFTER, View, Visits
+from serving.wiring import _Presses
 from serving.words import ENGLISH, GRADIO, ITALIAN, QUEUED, TABLES, explain, in_language_of
 from serving.youtube import Video
 from tests.scripted_page import SENTENCES, TITLE, ScriptedTranscriber, ScriptedVideos
@@ -186,3 +189,17 @@ def test_the_empty_files_that_gradio_leaves_are_swept_up(visits: Visits, tmp_pat
         os.utime(visits.folder / name, (time.time() - 2 * SWEEP_AFTER,) * 2)
     list(run(visits, recording(tmp_path, 2)))
     assert sorted(path.name for path in visits.folder.iterdir()) == ["tmpbegun", "tmpupload"]
+
+
+def test_a_place_that_its_visitor_gave_up_is_cancelled_and_not_refused(visits: Visits) -> None:
+    """Gradio tells of both as of a failed event."""
+    names = ("language", "translate", "words", "status", "cancel", "player", "rows", "text", "said", "downloads")
+    page: Any = SimpleNamespace(**dict.fromkeys(names), files={})
+    request: Any = SimpleNamespace(session_hash="anna", headers={"accept-language": "en"})
+    presses = _Presses(page, visits)
+    visits.begin("anna")
+    assert ENGLISH["busy"] in presses.refuse(request)[0]
+    visits.stop("anna")
+    assert ENGLISH["stopped"] in presses.refuse(request)[0]
+    visits.begin("anna")  # pressed again
+    assert ENGLISH["busy"] in presses.refuse(request)[0]
