@@ -161,7 +161,7 @@ test: environments  ## run all tests (30 minutes; ARGS="-k name" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-thorough: export THOROUGH := 1
-test-thorough: test  ## the same, some of them in their long form: sixty days, twenty kills, every benchmark (over an hour)
+test-thorough: test  ## the same, some of them in their long form: sixty days, every benchmark (over an hour)
 
 check: $(READY)  ## lint, format, types, and which package may import which
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PATH="$(BIN):$$PATH" lint-imports

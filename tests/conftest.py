@@ -27,7 +27,7 @@ from jax_train.weights import to_torch_tensors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 THOROUGH = os.environ.get("THOROUGH") == "1"
-"""Whether some tests take their long form: every benchmark, more kills, clips and days."""
+"""Whether some tests take their long form: every benchmark, more clips and processes, sixty days."""
 thorough = pytest.mark.skipif(not THOROUGH, reason="long; `make test-thorough` runs it")
 END_OF_TEXT = 50_257
 SMALL = {

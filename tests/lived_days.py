@@ -47,9 +47,6 @@ class Striker:
         self.stage = -1
         self.command = ""
 
-    def draw(self, stage: int, number: int, who: str) -> None:
-        self.drawn = (stage, number, who)
-
     def counts(self) -> list[int]:
         return self.shared.tolist()[:-1]
 
@@ -101,7 +98,7 @@ def main() -> None:
     moments = random.Random(7)
     changes: list[int] = []  # of each stage on an undisturbed day
     cases: list[tuple[int, str]] = []  # what is struck in turn
-    struck, calm = 0, min(2, days - 1)  # the first day makes the fixed splits, too: the second one's changes are usual
+    struck, calm = 0, 2  # the first day makes the fixed splits, too: the second one's changes are usual
     began = time.monotonic()
     for number in range(days):
         day = (FIRST + timedelta(number)).isoformat()
@@ -111,7 +108,7 @@ def main() -> None:
         if number >= calm:
             stage, who = cases[struck % len(cases)]
             struck += 1
-            striker.draw(stage, moments.randint(1, changes[stage]), who)
+            striker.drawn = (stage, moments.randint(1, changes[stage]), who)
             start(store, model, day, striker)
             wait_for_lock(store)
         if last or number % 4 != 3:

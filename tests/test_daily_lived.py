@@ -1,41 +1,34 @@
-"""Days of the real stages with a small model, crashes between their steps: what the store and the registry hold then.
+"""Sixty days of the real stages with a small model, crashes between their steps: what store and registry hold then.
 
-Two days; `make test-thorough ARGS=tests/test_daily_lived.py` lives sixty, for about half an hour, and a day more by
-`make daily` in processes of its own. tests/test_daily_simulation.py strikes between any two steps, with stages that
-only keep the real ones' promises. Then README's `make daily STORE=store` and `make monitor STORE=store PORT=7861` on
-the store. Festival's stand-in speaks, and what the model hears is nonsense; that each stage finds what the one before
-it wrote is not.
+Half an hour: `make test-thorough ARGS=tests/test_daily_lived.py`. tests/test_daily_simulation.py strikes between any
+two steps, with stages that only keep the real ones' promises, and tests/test_daily_whole.py has a day of the real
+commands in processes of their own. Festival's stand-in speaks, and what the model hears is nonsense; that each stage
+finds what the one before it wrote is not.
 """
 
 import json
-import os
 import subprocess
 import sys
-import urllib.request
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import WhisperForConditionalGeneration
 
 from daily.day_progress import days_begun, read_progress
 from daily.registry import CONFIDENCE, MODEL, Registry, open_registry
 from daily.store import Store, connect, open_store
 from daily.takes import read_metadata
 from tests import lived_days
-from tests.conftest import REPOSITORY, THOROUGH
+from tests.conftest import REPOSITORY, thorough
 from tests.festival import path_with_stand_in
-from tests.page_process import free_port
 from tests.test_readme import environment
 
-NUMBER = 60 if THOROUGH else 2
+pytestmark = thorough
+
+NUMBER = 60
 DAYS = [(lived_days.FIRST + timedelta(number)).isoformat() for number in range(NUMBER)]
 CLIPS = 6
-
-
-def settings() -> dict[str, str]:
-    return environment() | {"PATH": path_with_stand_in(), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +36,8 @@ def lived(terse_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     """The store after the days, and what struck."""
     folder = tmp_path_factory.mktemp("lived") / "store"
     command = [sys.executable, "-m", "tests.lived_days", str(folder), str(terse_model_dir), str(NUMBER)]
-    found = subprocess.run(command, cwd=REPOSITORY, env=settings(), capture_output=True, text=True, check=False)
+    settings = environment() | {"PATH": path_with_stand_in(), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-5000:]
     return open_store(folder), json.loads(found.stdout)
 
@@ -117,61 +111,3 @@ def test_nothing_that_was_killed_is_left_beside_the_results(lived: tuple[Store, 
     assert not list(folder.glob("runs/*/run/checkpoints"))
     shown = json.loads((folder / "monitor" / "monitor.json").read_text())
     assert shown["days"][-1]["day"] == DAYS[-1]
-
-
-def test_a_challenger_has_its_parameters_scores_and_card_and_transformers_loads_it(
-    lived: tuple[Store, dict[str, Any]], registry: Registry, tmp_path: Path
-) -> None:
-    store = lived[0]
-    base, *_, challenger = registry.versions(MODEL)
-    out = store.run(challenger.key)
-    record = json.loads((out / "decision.json").read_text())
-    for split in ("test", "guard"):
-        scores = json.loads((out / "run" / f"evaluate-{split}" / "scores.json").read_text())
-        assert challenger.metrics[f"{split}_wer"] == scores["wer_normalised"] == record[split]["challenger"]
-        assert base.metrics[f"{split}_wer"] == record[split]["champion"]
-    logged = registry.client.get_run(challenger.run_id)
-    assert (logged.data.params["steps"], logged.data.params["learning_rate"]) == ("2", "0.01")
-    artifacts = {file.path for file in registry.client.list_artifacts(challenger.run_id)}
-    assert artifacts == {"model", "curves.png", "decision.json"}
-    registry.copy(challenger, tmp_path / "copy")
-    card = (tmp_path / "copy" / "README.md").read_text()
-    assert "fine-tuned for `it` from sussurro-1, 2 steps" in card
-    assert "| guard |" in card
-    loaded, told = WhisperForConditionalGeneration.from_pretrained(tmp_path / "copy", output_loading_info=True)
-    assert loaded.config.d_model == 16
-    assert not told["missing_keys"]
-
-
-def test_make_daily_finds_everything_done_and_begins_another_day(
-    lived: tuple[Store, dict[str, Any]], terse_model_dir: Path
-) -> None:
-    folder = lived[0].folder
-    options = [f'--{stage}="{said.format(model=terse_model_dir)}"' for stage, said in lived_days.OPTIONS.items()]
-
-    def make_daily(day: str) -> str:
-        words = ["make", "daily", f"STORE={folder}", f"DAY={day}", f"ARGS={' '.join(options)}"]
-        done = subprocess.run(words, cwd=REPOSITORY, env=settings(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout.splitlines()[-1]
-
-    assert make_daily(DAYS[-1]) == f"{DAYS[-1]}: everything is done"
-    if THOROUGH:
-        another = (lived_days.FIRST + timedelta(NUMBER)).isoformat()
-        make_daily(another)
-        assert all(read_progress(folder, another).done(stage) for stage in lived_days.STAGES)
-
-
-def test_make_monitor_answers(lived: tuple[Store, dict[str, Any]]) -> None:
-    port = str(free_port())
-    monitor = ["make", "monitor", f"STORE={lived[0].folder}", f"PORT={port}"]
-    with subprocess.Popen(
-        monitor, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as page:
-        try:
-            assert page.stdout is not None
-            assert any(line.startswith("ready: ") for line in page.stdout), "the monitor ended before it was ready"
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
-                assert answer.status == 200
-        finally:
-            os.killpg(page.pid, 15)

@@ -85,12 +85,10 @@ def test_a_view_of_shards_has_their_records_and_travels_to_other_processes(small
 
 @thorough
 def test_crossval_scores_each_fold_by_a_run_without_it_and_continues_when_run_again(
-    small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd, monkeypatch
+    small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd
 ):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")  # compiles faster than for eight
     config = CrossvalConfig(shards=small_shards, out=tmp_path, folds=2, by="clip", limit=3, score_batch_size=1)
-    options = ["--model", str(small_model_dir), "--batch-size", "1", "--steps", "1", "--learning-rate", "1e-3"]
-    options += ["--windows", "padded"]  # one shape for all folds
+    options = ["--model", str(small_model_dir), "--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3"]
     result = crossval(config, options)
     values = [fold["wer"] for fold in result["folds"]]
     assert result["wer"]["mean"] == pytest.approx(sum(values) / 2)

@@ -14,8 +14,8 @@ from tests.conftest import REPOSITORY
 
 BY_OTHERS = {
     "make demo": "tests/test_demo.py",
-    "make daily STORE=store": "tests/test_daily_lived.py",
-    "make monitor STORE=store PORT=7861": "tests/test_daily_lived.py",
+    "make daily STORE=store": "tests/test_daily_whole.py",
+    "make monitor STORE=store PORT=7861": "tests/test_daily_whole.py",
     "make test": ".ci/run",
     "make check": ".ci/run",
 }

@@ -11,14 +11,13 @@ from jax_train.scoreboard import ScoreboardConfig, scoreboard
 from jax_train.stages import score_once
 from tests.conftest import thorough
 
-OPTIONS = ["--batch-size", "1", "--steps", "1", "--learning-rate", "1e-3", "--compute-dtype", "float32"]
+OPTIONS = ["--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3", "--compute-dtype", "float32"]
 
 
 @thorough
 def test_each_preset_is_trained_and_scored_once_and_all_stand_in_the_table(
-    small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd, monkeypatch
+    small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd
 ):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")  # compiles faster than for eight
     config = ScoreboardConfig(
         presets=("sample/base", "sample/lora"),
         shards=small_shards,
