@@ -1,13 +1,18 @@
 """What a page of ours holds, read back; and the screens it is shown on."""
 
 import base64
+import time
 from html.parser import HTMLParser
+
+from playwright.sync_api import Page
 
 SCREENS = {
     "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True},
 }
 VOID = {"meta", "img", "br", "link", "input"}
+PATIENCE_SECONDS = 30
+ALL_LOADED = "[...document.querySelectorAll('audio')].every(audio => audio.readyState > 0)"
 
 
 class PageParser(HTMLParser):
@@ -46,3 +51,14 @@ class PageParser(HTMLParser):
 def content_of(uri: str, kind: str) -> bytes:
     assert uri.startswith(f"data:{kind};base64,")
     return base64.b64decode(uri.split(",", 1)[1], validate=True)
+
+
+def wait_until(tab: Page, condition: str) -> None:
+    """Until a JavaScript expression is true of a page whose policy forbids eval.
+
+    Playwright's own wait_for_function polls within the page, where that policy stops it at the second look.
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not tab.evaluate(condition):
+        assert time.monotonic() < end, f"not true after {PATIENCE_SECONDS} s: {condition}"
+        tab.wait_for_timeout(20)

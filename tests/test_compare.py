@@ -18,7 +18,7 @@ from jax_train.compare import CompareConfig, compare, main
 from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.scores import SCORES, normaliser
 from tests.conftest import REPOSITORY
-from tests.page_parser import SCREENS, PageParser
+from tests.page_parser import ALL_LOADED, SCREENS, PageParser, wait_until
 
 SCREENSHOTS = REPOSITORY / "build" / "compare"
 CHANGES = {3: "prima", 6: "prima", 9: "dopo"}  # clips where B is right and A added a word, or the other way
@@ -210,7 +210,7 @@ def test_a_browser_shows_and_plays_the_comparison_from_a_file(screen, browser, c
         tab.on("request", lambda request: asked.append(request.url))
         address = (config.out / "compare.html").as_uri()
         tab.goto(address)
-        tab.wait_for_function("[...document.querySelectorAll('audio')].every(audio => audio.readyState > 0)")
+        wait_until(tab, ALL_LOADED)
         assert tab.evaluate("document.documentElement.scrollWidth") <= tab.viewport_size["width"]  # nothing sticks out
         assert [url for url in asked if not url.startswith(("data:", address))] == []
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

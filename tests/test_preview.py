@@ -24,7 +24,7 @@ from data.records import Record, Shards
 from data.shard_jobs import make_copy
 from data.sources import read_split
 from data.survey import spread
-from tests.page_parser import SCREENS, PageParser, content_of
+from tests.page_parser import ALL_LOADED, SCREENS, PageParser, content_of, wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCREENSHOTS = REPOSITORY / "build" / "preview"
@@ -303,7 +303,7 @@ def test_a_browser_shows_and_plays_the_page_from_a_file(screen, browser, config,
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(Path(config.output).as_uri())
-        tab.wait_for_function("[...document.querySelectorAll('audio')].every(audio => audio.readyState > 0)")
+        wait_until(tab, ALL_LOADED)
         durations = tab.evaluate("[...document.querySelectorAll('audio')].map(audio => audio.duration)")
         assert durations == pytest.approx([record.seconds for record in records], abs=1e-4)
         assert tab.evaluate("[...document.images].every(image => image.naturalHeight == 80)")
@@ -320,11 +320,11 @@ def test_a_click_on_a_picture_plays_from_there_and_silences_the_others(browser, 
     with browser.new_context() as context:
         tab = context.new_page()
         tab.goto(Path(config.output).as_uri())
-        tab.wait_for_function("[...document.querySelectorAll('audio')].every(audio => audio.readyState > 0)")
+        wait_until(tab, ALL_LOADED)
         players = tab.locator("audio")
         players.nth(1).evaluate("audio => { audio.loop = true; return audio.play(); }")
         tab.locator(".pictures").first.click(position={"x": 200, "y": 100})
-        tab.wait_for_function("document.querySelectorAll('audio')[1].paused")
+        wait_until(tab, "document.querySelectorAll('audio')[1].paused")
         assert players.first.evaluate("audio => audio.currentTime") > 0
         line = tab.locator(".now").first
         assert line.evaluate("line => parseFloat(line.style.left)") > 0

@@ -24,7 +24,7 @@ from jax_train.rate_bars import rate_bars
 from jax_train.scores import normaliser
 from jax_train.word_pairs import word_pairs
 from tests.conftest import REPOSITORY
-from tests.page_parser import SCREENS, PageParser, content_of
+from tests.page_parser import ALL_LOADED, SCREENS, PageParser, content_of, wait_until
 
 HOSTILE = '<script>document.title="hacked"</script> {{ 7 * 7 }} مرحبا 👩‍🚀'
 SCREENSHOTS = REPOSITORY / "build" / "report"
@@ -200,7 +200,7 @@ def test_a_browser_shows_and_plays_the_report_from_a_file(screen, browser, confi
         tab.on("request", lambda request: asked.append(request.url))
         address = (config.out / "report.html").as_uri()
         tab.goto(address)
-        tab.wait_for_function("[...document.querySelectorAll('audio')].every(audio => audio.readyState > 0)")
+        wait_until(tab, ALL_LOADED)
         durations = tab.evaluate("[...document.querySelectorAll('audio')].map(audio => audio.duration)")
         assert durations == pytest.approx([row["seconds"] for row in rows], abs=1e-4)
         assert tab.evaluate("[...document.images].every(image => image.naturalHeight == 80)")
@@ -208,7 +208,7 @@ def test_a_browser_shows_and_plays_the_report_from_a_file(screen, browser, confi
         assert tab.evaluate("document.documentElement.scrollWidth") <= tab.viewport_size["width"]  # nothing sticks out
         assert [url for url in asked if not url.startswith(("data:", address))] == []
         tab.locator(".pictures").first.click(position={"x": 100, "y": 50})
-        tab.wait_for_function("document.querySelector('audio').currentTime > 0")
+        wait_until(tab, "document.querySelector('audio').currentTime > 0")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         tab.screenshot(path=SCREENSHOTS / f"{screen}-all.png", full_page=True)
         assert complaints == []
