@@ -1,24 +1,19 @@
-"""The page as a command: a model loaded and warmed up, and what the page says when it is ready.
+"""The page as a command: `run` in `running.py`, once nothing is wrong with what was asked for.
 
-python -m serving.app --model FOLDER --port 7860
+Decision: what can be wrong is looked at before PyTorch and Gradio are imported, which takes ten seconds.
+
+    python -m serving.app --model FOLDER --port 7860
 """
 
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
 
-from serving import youtube
 from serving.errors import command
-from serving.media import SAMPLE_RATE
-from serving.model import quiet_transformers
+from serving.model_folder import GENERATION, TOKENIZER, check_folder
 from serving.monitor_folder import read_snapshot
-from serving.page import EXAMPLE, build_page
-from serving.server import check_port, serve_to_the_end
-from serving.transcribe import Transcriber
-from serving.visits import Videos
+from serving.port import check_port
 
 
 @dataclass(frozen=True)
@@ -37,35 +32,17 @@ class Config:
     """Also show the daily loop's monitor, a folder that `daily.snapshot` writes, in a tab of the page."""
 
 
-def warm_up(transcriber: Transcriber) -> None:
-    """The first pass allocates and is slow: nobody's recording should be it."""
-    transcriber.transcribe_audio(np.zeros(SAMPLE_RATE, np.float32))
-
-
-def run(
-    transcriber: Transcriber,
-    host: str,
-    port: int,
-    share: bool = False,
-    videos: Videos = youtube,
-    monitor: Path | None = None,
-) -> None:
-    """Serves the page until the process is told to end; says where, and the most memory it has taken so far."""
-
-    def says() -> str:
-        gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
-        return f"{transcriber.name}, {gigabytes:.1f} GB of memory"
-
-    files = [EXAMPLE] if monitor is None else [EXAMPLE, monitor]
-    serve_to_the_end(lambda: build_page(transcriber, videos, monitor), says, host, port, share, files)
-
-
 @command
 def main() -> None:
     config = tyro.cli(Config)
     check_port(config.host, config.port)
+    check_folder(config.model, needs=(TOKENIZER, GENERATION))
     if config.monitor is not None:
         read_snapshot(config.monitor)
+    from serving.model import quiet_transformers
+    from serving.running import run, warm_up
+    from serving.transcribe import Transcriber
+
     quiet_transformers()
     transcriber = Transcriber(config.model)
     warm_up(transcriber)

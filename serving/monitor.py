@@ -24,7 +24,8 @@ from serving.errors import command
 from serving.monitor_chart import wer_chart
 from serving.monitor_folder import MONITOR, SHOWN_FILES, MonitorError, Snapshot, read_snapshot
 from serving.monitor_words import in_language_of
-from serving.server import check_port, serve_to_the_end
+from serving.port import check_port
+from serving.server import serve_to_the_end
 
 HERE = Path(__file__).resolve().parent
 QUIET: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}

@@ -1,4 +1,4 @@
-"""What every page here is served by: its address, its colours, where its files lie, how it ends.
+"""What every page here is served by: its colours, where its files lie, how it ends.
 
 Decisions: nothing said leaves the machine or stays on it: no analytics, no run history, no fonts from elsewhere, and
 uploads live in a folder of this process that goes with it. Only `share` sends what is said elsewhere, through Gradio's
@@ -7,7 +7,6 @@ tunnel. Nothing here loads PyTorch: the monitor has no model.
 
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import gradio as gr
 
 from serving.errors import UserError
+from serving.port import PortError
 
 MAX_FILE_SIZE = "2gb"  # two hours of uncompressed stereo
 # System fonts: Gradio's own theme asks fonts.googleapis.com for its own, which tells a third party who is reading.
@@ -30,10 +30,6 @@ THEME = gr.themes.Soft(
 )
 HERE = Path(__file__).resolve().parent
 CSS = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "monitor.css"))
-
-
-class PortError(UserError):
-    """The address cannot be listened on."""
 
 
 class ShareError(UserError):
@@ -71,21 +67,6 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool = False, files: Seq
         yield public_url or url
     finally:
         page.close(verbose=False)
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises `PortError` where `port` is not one, or is taken: asked before a model is loaded for nothing."""
-    if not 0 < port < 65536:
-        raise PortError(f"port {port}: is not a port; choose one from 1024 to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise PortError(
-            f"{host}:{port}: cannot be listened on ({error.strerror}); stop what runs there or choose another --port"
-        ) from error
 
 
 def serve_to_the_end(

@@ -33,6 +33,7 @@ from serving.space_model import FILES, FOLDER, SETTINGS, HubModelError, reason
 
 NOT_SERVED = {
     "README.md",
+    "app.py",
     "batch.py",
     "requirements.txt",
     "space.md",

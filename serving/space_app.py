@@ -12,10 +12,10 @@ if os.environ.get("SPACES_ZERO_GPU"):
 else:
     from serving.transcribe import Transcriber  # type: ignore[assignment]
 
-from serving.app import run, warm_up
 from serving.errors import command
 from serving.model import quiet_transformers
-from serving.server import check_port
+from serving.port import check_port
+from serving.running import run, warm_up
 from serving.space_model import model_folder, settings
 
 HERE = Path(__file__).resolve().parent

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.app import run
 from serving.errors import command
 from serving.media import SAMPLE_RATE
+from serving.running import run
 from serving.transcribe import Options, Progress
 from serving.transcript import Segment
 

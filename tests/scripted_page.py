@@ -16,10 +16,10 @@ import soundfile
 from numpy.typing import NDArray
 
 import serving.page
-from serving.app import run
 from serving.errors import StoppedError, command
 from serving.links import NotYouTubeError
 from serving.media import SAMPLE_RATE
+from serving.running import run
 from serving.transcribe import Options, Progress
 from serving.transcript import Segment, Transcript, Word
 from serving.youtube import Video
