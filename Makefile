@@ -59,6 +59,10 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
   --split '$(or $(SPLIT),train)' --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) \
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
+# Large arrays lie on large pages (glibc 2.35 and later on Linux; elsewhere it means nothing): touching fresh ones of
+# 4 kB was a third of a small training step's processor time.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-features daily-inference daily-confidence daily-train rollback monitor environments test test-thorough check clean
 
