@@ -1,10 +1,10 @@
 """What the decoding process runs: one file on its standard input becomes samples on its standard output.
 
 Decision: FFmpeg's parsers of a hundred formats meet hostile files here and nowhere else. The process is given two open
-files and a line to its parent, then gives up the right to open anything more (a limit of four open files, all taken),
-and has limits of memory, processor time and output. So whatever a playlist, a reference movie or a flaw in a parser
-asks for, there is neither a file nor a network to be had. It knows no names and no environment of the server's.
-It is started by its path and imports nothing of the project, so that importing av and numpy is all it costs.
+files and a line to its parent, then gives up all but reading, writing and memory (`confinement`). So whatever a
+playlist, a reference movie or a flaw in a parser asks for, there is neither a file nor a network to be had. It knows
+no names and no environment of the server's. It is started by its path and imports nothing else of the project, so that
+importing av and numpy is all it costs.
 
 N samples, C channels.
 
@@ -13,7 +13,6 @@ N samples, C channels.
 
 import json
 import os
-import resource
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,7 +23,9 @@ import av.subtitles.stream  # PyAV imports these two when a file opens, when no 
 import numpy as np
 from numpy.typing import NDArray
 
-LINE = 3  # the descriptor of the line to the parent, after standard input, output and error
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+from serving.confinement import LINE, confine
+
 # Formats whose header states the length. Others' is FFmpeg's guess by the bit rate of the first frames, which errs.
 STATES_LENGTH = ("wav", "flac", "ogg", "avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
 
@@ -32,6 +33,8 @@ STATES_LENGTH = ("wav", "flac", "ogg", "avi", "matroska,webm", "mov,mp4,m4a,3gp,
 # be resampled at once.
 MAX_FRAME_SECONDS = 1000
 MAX_BAD = 10  # packets that do not decode, beside one in twenty
+GAP = 0.1  # seconds that a frame may be late without a silence before it: containers round, and their clocks drift
+JUMP = 10.0  # seconds within a stream of which FFmpeg's command, too, says that another clock has begun
 
 
 class FaultError(Exception):
@@ -40,24 +43,6 @@ class FaultError(Exception):
     def __init__(self, kind: str, says: str) -> None:
         super().__init__(kind, says)
         self.kind, self.says = kind, says
-
-
-def confine(line: int, memory: int, cpu_seconds: int, file_size: int) -> None:
-    """Leaves this process standard input and output and the line to its parent, and limits what it can take."""
-    os.dup2(line, LINE)
-    with open(os.devnull, "r+b") as nothing:  # noqa: PTH123
-        os.dup2(nothing.fileno(), 2)  # FFmpeg and Python quote what they read: none of it belongs in a log
-    os.closerange(LINE + 1, 256)
-    for what, limit in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_FSIZE, file_size),
-        (resource.RLIMIT_DATA, memory),
-        (resource.RLIMIT_NOFILE, LINE + 1),
-    ):
-        already = resource.getrlimit(what)[1]
-        lower = limit if already == resource.RLIM_INFINITY else min(limit, already)
-        resource.setrlimit(what, (lower, lower))
 
 
 def end_with_parent() -> None:
@@ -115,19 +100,51 @@ def sound(container: av.container.InputContainer, rate: int, seconds: float) -> 
     states = container.duration if container.format.name in STATES_LENGTH else None
     if states is not None and states / av.time_base > seconds:
         raise FaultError("too_long", "")
-    resampler, layout = None, None
+    resampler, layout, clock = None, None, Clock(container)
     for frame in frames(container):
         if frame.samples * frame.layout.nb_channels > MAX_FRAME_SECONDS * frame.sample_rate:
             raise FaultError("too_costly", "more memory")
-        frame.pts = None  # sound is laid end to end, whatever the clock of a container says
+        late = clock.late(frame)
+        if late and clock.now > seconds:  # before any of that silence is written
+            raise FaultError("too_long", "")
+        frame.pts = None  # the silence is there
         now = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if resampler is None or now != layout:  # a stream may change from stereo to mono, or its rate
+        if resampler is None or late or now != layout:  # a stream may change from stereo to mono, or its rate
             if resampler is not None:
                 yield from mono(resampler.resample(None))
+            yield from silence(round(late * rate))
             resampler, layout = av.AudioResampler(format="fltp", rate=rate), now
         yield from mono(resampler.resample(frame))
     if resampler is not None:
         yield from mono(resampler.resample(None))
+
+
+class Clock:
+    """The time of what is written, beside the container's: players wait in a gap, and where sound begins late."""
+
+    def __init__(self, container: av.container.InputContainer) -> None:
+        self.zero = (container.start_time or 0) / av.time_base
+        """Where the file begins, its picture or its sound, in seconds of the container's clock."""
+        self.now = 0.0
+        """Seconds written."""
+        self.may_jump = bool(container.format.flags & av.format.Flags.ts_discont.value)
+
+    def late(self, frame: av.AudioFrame) -> float:
+        """Seconds of silence before the frame; counts both as written. Sound that overlaps is laid end to end."""
+        late = frame.time - self.zero - self.now if frame.time is not None else 0.0
+        if self.may_jump and self.now and abs(late) > JUMP:
+            self.zero += late
+            late = 0.0
+        if late < GAP:
+            late = 0.0
+        self.now += late + frame.samples / frame.sample_rate
+        return late
+
+
+def silence(samples: int, block: int = 1 << 20) -> Iterator[NDArray[np.float32]]:
+    """So many zeros."""
+    for start in range(0, samples, block):
+        yield np.zeros(min(block, samples - start), np.float32)
 
 
 def frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
@@ -151,9 +168,19 @@ def frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
 
 
 def mono(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
-    """The mean of the channels: FFmpeg's own mix adds them up, and a loud stereo voice would pass full scale."""
+    """The mean of the channels: FFmpeg's own mix adds them up, and a loud stereo voice would pass full scale.
+
+    One channel where they cancel each other out, as of a cable with its poles crossed: where the mean is less than a
+    third, in amplitude, of what it would be if all others were silent.
+    """
     for frame in frames:
-        yield frame.to_ndarray().mean(axis=0, dtype=np.float32)
+        channels_CN = frame.to_ndarray()
+        mean_N = channels_CN.mean(axis=0, dtype=np.float32)
+        power_C = np.square(channels_CN).mean(axis=1, dtype=np.float64)
+        loudest = power_C.max()
+        if np.square(mean_N).mean(dtype=np.float64) < 0.1 * loudest / len(power_C) ** 2:
+            mean_N = channels_CN[(power_C >= loudest / 2).argmax()]  # the first loud one: the same in every frame
+        yield mean_N
 
 
 def answer(job: dict[str, float | str]) -> str:

@@ -1,10 +1,8 @@
 """One upload takes bounded time, memory and room, ends when it is asked to, and leaves nothing behind."""
 
 import bz2
-import errno
 import gzip
 import io
-import json
 import lzma
 import os
 import signal
@@ -38,35 +36,6 @@ from serving.media import (
     load_audio,
 )
 from tests.page_process import REPOSITORY
-
-
-def test_the_process_can_open_neither_files_nor_sockets() -> None:
-    """Whatever a flaw in FFmpeg makes it try."""
-    program = """
-import json, os, resource, socket, sys
-sys.path.insert(0, sys.argv[1])
-import decoding
-line = os.dup(1)
-decoding.confine(line, 1 << 30, 60, 1000)
-said = []
-for attempt in (lambda: open("/etc/passwd"), socket.socket, os.pipe, lambda: os.open(".", os.O_RDONLY)):
-    try:
-        attempt()
-        said.append("opened")
-    except OSError as error:
-        said.append(error.errno)
-try:
-    bytearray(1 << 30)
-    said.append("allocated")
-except MemoryError:
-    said.append("no memory")
-limits = {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in ("CPU", "DATA", "FSIZE", "CORE")}
-os.write(decoding.LINE, json.dumps([said, limits]).encode())
-"""
-    done = subprocess.run([sys.executable, "-c", program, PROGRAM.parent], capture_output=True, check=True)
-    said, limits = json.loads(done.stdout)
-    assert said == [errno.EMFILE] * 4 + ["no memory"]
-    assert limits == {"CPU": [60, 60], "DATA": [1 << 30] * 2, "FSIZE": [1000, 1000], "CORE": [0, 0]}
 
 
 def zipped(path: Path, clip: bytes) -> None:

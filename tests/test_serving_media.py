@@ -90,6 +90,24 @@ def test_a_tone_keeps_pitch_length_and_level_at_any_rate_and_channel_count(
 
 
 @pytest.mark.parametrize(
+    ("levels", "peak"),
+    [
+        ((1.0, -1.0), 0.5),  # crossed poles
+        ((1.0, -0.9), 0.5),
+        ((-0.9, 1.0), 0.45),
+        ((1.0, 0.0), 0.25),  # one channel alone is no cancellation
+        ((1.0, 0.5), 0.375),
+        ((0.0, 0.0, 1.0, 0.0, 0.0, 0.0), 0.5 / 6),  # a film's voices
+        ((1.0, -1.0, 0.0, 0.0, 0.0, 0.0), 0.5),
+    ],
+)
+def test_channels_that_cancel_each_other_out_are_heard_as_one(tmp_path: Path, levels, peak: float) -> None:
+    tone_N = tone(SAMPLE_RATE, 1.0)
+    soundfile.write(tmp_path / "x.wav", np.stack([level * tone_N for level in levels], axis=1), SAMPLE_RATE, "FLOAT")
+    assert np.abs(load_audio(tmp_path / "x.wav")).max() == pytest.approx(peak, rel=0.02)
+
+
+@pytest.mark.parametrize(
     ("name", "codec", "video"),
     [
         ("a.wav", "pcm_s24le", False),
