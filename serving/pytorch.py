@@ -17,6 +17,7 @@ K head size, V vocabulary.
 """
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from serving.alignment import token_times
+from serving.cores import SET_BY_HAND, cores
 from serving.decoder import Cache, DecoderLayer, Heard, has_eight_bits, product, together
 from serving.errors import StoppedError
 from serving.model import load_model
@@ -45,6 +47,8 @@ class PyTorchWhisper:
     def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        if SET_BY_HAND not in os.environ:
+            torch.set_num_threads(min(torch.get_num_threads(), cores()))
         model = load_model(folder, self.dtype, needs=(TOKENIZER, GENERATION)).to(self.device)
         self.config, self.encoder, self.decoder = model.config, model.model.encoder, model.model.decoder
         self.vocabulary = vocabulary
