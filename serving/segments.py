@@ -5,6 +5,7 @@ Times are seconds from the window's start.
 
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from serving.transcript import Word
 from serving.vocabulary import Vocabulary
@@ -29,12 +30,30 @@ def split(tokens: list[int], vocabulary: Vocabulary, seconds: float) -> list[tup
     return found
 
 
-def finished(tokens: list[int], vocabulary: Vocabulary, speech: Callable[[float, float], float]) -> tuple[int, float]:
-    """How many of the tokens are segments that the model closed and that have words for their speech; where they end.
+@dataclass(frozen=True)
+class Finished:
+    """How far a window's transcript can be relied on."""
+
+    tokens: int
+    """How many of its tokens are segments that the model closed and that have words for their speech."""
+    until: float
+    """Where these end."""
+    sparse: bool
+    """Whether what follows has too few words for the speech there."""
+
+
+def finished(
+    tokens: list[int], vocabulary: Vocabulary, seconds: float, speech: Callable[[float, float], float]
+) -> Finished:
+    """Up to where the transcript of a window of so many seconds is whole.
 
     `speech` says how many seconds of speech there are from one time to another: Whisper may close a segment at the end
-    of the window and leave out the last sentences.
+    of the window and leave out the last sentences, or all but the first.
     """
+
+    def sparse(start: float, end: float, said: int) -> bool:
+        return said + 4 < SPARSE * speech(start, end)  # four more, for "Sì." said slowly
+
     count, until, start, said = 0, 0.0, 0.0, 0
     for index, token in enumerate(tokens):
         time = vocabulary.seconds(token)
@@ -42,11 +61,11 @@ def finished(tokens: list[int], vocabulary: Vocabulary, speech: Callable[[float,
             said += 1
             continue
         if said:
-            if said + 4 < SPARSE * speech(start, time):  # four more, for "Sì." said slowly
-                break
+            if sparse(start, time, said):
+                return Finished(count, until, True)
             count, until, said = index + 1, time, 0
         start = time
-    return count, until
+    return Finished(count, until, sparse(start, seconds, said))
 
 
 def words(tokens: list[int], times: list[float], vocabulary: Vocabulary, spaced: bool) -> tuple[Word, ...]:

@@ -33,4 +33,4 @@ class Transcript:
     segments: tuple[Segment, ...]
     seconds: float
     language: str = ""
-    """ISO 639-1 code, such as `it`; empty where nobody named or detected one."""
+    """ISO 639-1 code of what is spoken, such as `it`; empty where nobody named or detected one."""

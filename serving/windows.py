@@ -82,6 +82,30 @@ class Window:
             left -= end - start
         return Window(tuple(pieces)) if pieces else None
 
+    def before(self, seconds: float) -> "Window":
+        """What comes before `seconds` into the window."""
+        left, pieces = round(seconds * SAMPLE_RATE), []
+        for start, end in self.pieces:
+            if left > 0:
+                pieces.append((start, min(end, start + left)))
+            left -= end - start
+        return Window(tuple(pieces))
+
+
+def halves(window: Window, audio_N: NDArray[np.float32], probability_C: NDArray[np.float32]) -> list[Window]:
+    """The window in two, cut at the deepest pause of its middle half: the join in it, if there is one, else a dip."""
+    quarter, passed = window.samples // 4, 0
+    for start, end in window.pieces:
+        if quarter <= passed <= 3 * quarter:
+            break
+        if passed + end - start > 3 * quarter:  # the one that the middle half lies in
+            first, limit = start + quarter - passed, start + 3 * quarter - passed
+            passed += CHUNK * _quietest(audio_N, probability_C, -(-first // CHUNK), limit // CHUNK) - start
+            break
+        passed += end - start
+    parts = window.before(passed / SAMPLE_RATE), window.after(passed / SAMPLE_RATE)
+    return [part for part in parts if part is not None]
+
 
 def stretches(probability_C: NDArray[np.float32]) -> list[tuple[int, int]]:
     """Where there is speech, in chunks, with `PADDING` around it; stretches that then touch are one."""
@@ -112,7 +136,8 @@ def windows(audio_N: NDArray[np.float32], probability_C: NDArray[np.float32]) ->
     for start, end in stretches(probability_C):
         while (filled := sum(b - a for a, b in pieces)) + end - start > room:
             if end - start > room or filled < room // 2:
-                cut = _cut(audio_N, probability_C, start, start + room - filled)
+                limit = start + room - filled
+                cut = _quietest(audio_N, probability_C, (start + limit) // 2, limit)
                 pieces.append((start, cut))
                 start = cut
             yield _window(pieces, audio_N.size)
@@ -122,9 +147,8 @@ def windows(audio_N: NDArray[np.float32], probability_C: NDArray[np.float32]) ->
         yield _window(pieces, audio_N.size)
 
 
-def _cut(audio_N: NDArray[np.float32], probability_C: NDArray[np.float32], start: int, limit: int) -> int:
-    """The chunk, of the latter half of start…limit, before which to cut: within the deepest dip, the quietest."""
-    first = (start + limit) // 2
+def _quietest(audio_N: NDArray[np.float32], probability_C: NDArray[np.float32], first: int, limit: int) -> int:
+    """The chunk from `first`, before `limit`, before which to cut: within the deepest dip, the quietest."""
     around = np.ones(DIP) / DIP
     mean_C = np.convolve(np.pad(probability_C[first:limit], DIP // 2, mode="edge"), around, mode="valid")
     dip = first + int(np.flatnonzero(mean_C <= mean_C.min() + 0.01)[-1])

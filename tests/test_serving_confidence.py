@@ -159,7 +159,7 @@ def test_signals_are_what_transformers_computes(small_model_dir, speech, monkeyp
 @pytest.fixture
 def sure(small_model_dir, tmp_path, monkeypatch) -> Path:
     """A folder whose model is random, and which has a confidence model."""
-    monkeypatch.setattr("serving.transcribe.TEMPERATURES", (0.0,))  # a random model repeats itself
+    monkeypatch.setattr("serving.hearing.TEMPERATURES", (0.0,))  # a random model repeats itself
     folder = tmp_path / "model"
     folder.mkdir()
     for path in small_model_dir.iterdir():

@@ -17,7 +17,7 @@ from transformers.models.whisper.generation_whisper import _dynamic_time_warping
 
 from serving.alignment import _median, warp
 from serving.rules import Rules
-from serving.segments import finished, split, words
+from serving.segments import Finished, finished, split, words
 from serving.signals import compression
 from serving.transcript import Word
 from serving.vocabulary import LanguageError, Vocabulary, read_vocabulary
@@ -90,13 +90,16 @@ def test_what_the_model_left_open_or_nearly_empty_is_not_finished(vocabulary) ->
     """Three or four words' tokens in 8 s: fine where nobody speaks, too few where somebody does."""
     whole = tokens(vocabulary, 0.0, " Ciao", 1.5)
     longer = tokens(vocabulary, 0.0, " Ciao", 1.5, 1.5, " preceduto dal prefisso", 9.5)
-    for speech in (lambda _, __: 0.0, lambda start, end: end - start):
-        assert finished(whole, vocabulary, speech) == (len(whole), 1.5)
-        assert finished([*whole, *tokens(vocabulary, 1.5, " e")], vocabulary, speech) == (len(whole), 1.5)
-        assert finished(tokens(vocabulary, 0.0, " Ciao"), vocabulary, speech) == (0, 0.0)
-        assert finished([], vocabulary, speech) == (0, 0.0)
-    assert finished(longer, vocabulary, lambda _, __: 0.0) == (len(longer), 9.5)
-    assert finished(longer, vocabulary, lambda start, end: end - start) == (len(whole), 1.5)
+    for seconds, speech in ((9.5, lambda _, __: 0.0), (3.0, lambda start, end: end - start)):
+        assert finished(whole, vocabulary, seconds, speech) == Finished(len(whole), 1.5, False)
+        assert finished([*whole, *tokens(vocabulary, 1.5, " e")], vocabulary, seconds, speech) == Finished(
+            len(whole), 1.5, False
+        )
+        assert finished(tokens(vocabulary, 0.0, " Ciao"), vocabulary, seconds, speech) == Finished(0, 0.0, False)
+    assert finished(longer, vocabulary, 9.5, lambda _, __: 0.0) == Finished(len(longer), 9.5, False)
+    said = [longer, whole, tokens(vocabulary, 0.0, " Ciao"), []]
+    got = [finished(one, vocabulary, 9.5, lambda start, end: end - start) for one in said]
+    assert got == [*[Finished(len(whole), 1.5, True)] * 2, *[Finished(0, 0.0, True)] * 2]
 
 
 def test_words_keep_their_punctuation_and_letters_of_several_tokens(vocabulary) -> None:

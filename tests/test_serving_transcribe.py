@@ -76,19 +76,46 @@ def test_rounding_and_leaving_out_silence_cost_no_words(transcriber, test_rows) 
     assert jiwer.wer([words(sentence) for _, sentence in test_rows[:10]], list(map(words, got))) <= 0.25, got
 
 
-def test_a_long_recording_loses_and_doubles_no_sentence(transcriber, test_rows, long) -> None:
-    """Word error rate at most 0.25 over clips laid end to end, with music and noise before the last.
+def lost_or_doubled(sentences: list[str], text: str) -> list[str]:
+    """The sentences of which, in the alignment of all words, more than half are missing, or as many came in beside."""
+    (chunks,) = jiwer.process_words(words(" ".join(sentences)), words(text)).alignments
+    found, first = [], 0
+    for sentence in sentences:
+        last = first + len(words(sentence).split())
+        missing = sum(
+            min(c.ref_end_idx, last) - max(c.ref_start_idx, first)
+            for c in chunks
+            if c.type == "delete" and c.ref_start_idx < last and c.ref_end_idx > first
+        )
+        beside = sum(
+            c.hyp_end_idx - c.hyp_start_idx for c in chunks if c.type == "insert" and first <= c.ref_start_idx <= last
+        )
+        if max(missing, beside) > (last - first) / 2:
+            found.append(sentence)
+        first = last
+    return found
 
-    Base has about 0.15 on these clips one by one; a lost or doubled window would cost 0.3, a sentence of the twelve
-    0.08. Deletions and insertions at most 1 word in 12 each, because a loss or an invention is nothing else.
+
+def test_a_sentence_that_is_lost_or_doubled_shows(test_rows) -> None:
+    """Each of the twelve, between others as in the recording: what the next test relies on."""
+    sentences = [sentence for _, sentence in test_rows[:LONG_CLIPS]]
+    assert lost_or_doubled(sentences, " ".join(sentences)) == []
+    for at in range(LONG_CLIPS):
+        assert lost_or_doubled(sentences, " ".join(sentences[:at] + sentences[at + 1 :])) != []
+        assert lost_or_doubled(sentences, " ".join(sentences[: at + 1] + sentences[at:])) != []
+
+
+def test_a_long_recording_loses_and_doubles_no_sentence(transcriber, test_rows, long) -> None:
+    """Over clips laid end to end, with music and noise before the last.
+
+    Word error rate at most 0.25: base has 0.17 here; a lost or doubled window would cost 0.3.
     """
-    wanted = words(" ".join(sentence for _, sentence in test_rows[:LONG_CLIPS]))
+    sentences = [sentence for _, sentence in test_rows[:LONG_CLIPS]]
     steps = list(transcriber.stream(long, Options(words=True)))
     segments = [segment for step in steps for segment in step.segments]
     text = " ".join(segment.text for segment in segments)
-    scores = jiwer.process_words(wanted, words(text))
-    assert scores.wer <= 0.25, text
-    assert max(scores.deletions, scores.insertions) <= len(wanted.split()) / 12, text
+    assert lost_or_doubled(sentences, text) == [], text
+    assert jiwer.wer(words(" ".join(sentences)), words(text)) <= 0.25, text
 
     assert len(steps) > 2
     assert [step.segments for step in steps[:1]] == [()]

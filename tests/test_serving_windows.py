@@ -13,7 +13,7 @@ from serving.errors import StoppedError
 from serving.media import SAMPLE_RATE, load_audio
 from serving.transcript import Segment, Word
 from serving.vad import CHUNK, VoiceActivity
-from serving.windows import WINDOW, Window, stretches, windows
+from serving.windows import WINDOW, Window, halves, stretches, windows
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,23 @@ def test_speech_without_end_is_cut_in_its_pause() -> None:
     assert pause.start * CHUNK <= first.end <= pause.stop * CHUNK
 
 
+def test_a_window_is_halved_at_its_join_or_its_deepest_dip() -> None:
+    """12 s from 10 s on, with dips at 4 s and, outside the middle half, a deeper one at 10 s; then with a join."""
+    probability_C = np.ones(60 * SAMPLE_RATE // CHUNK, np.float32)
+    for seconds, probability in ((14.0, 0.5), (20.0, 0.1)):
+        chunk = int(seconds * SAMPLE_RATE) // CHUNK
+        probability_C[chunk - 10 : chunk + 10] = probability
+    audio_N = np.repeat(probability_C, CHUNK)
+    start, end = 10 * SAMPLE_RATE + 100, 22 * SAMPLE_RATE
+    one, two = halves(Window(((start, end),)), audio_N, probability_C)
+    ((begins, cut),), ((again, ends),) = one.pieces, two.pieces
+    assert (begins, ends, cut) == (start, end, again)
+    assert abs(cut - 14 * SAMPLE_RATE) <= 10 * CHUNK
+    pieces = ((0, 1000), (start, end), (end + 5000, end + 5000 + 8 * SAMPLE_RATE))
+    one, two = halves(Window(pieces), audio_N, probability_C)
+    assert (one.pieces, two.pieces) == (pieces[:2], pieces[2:])
+
+
 def test_times_in_a_window_are_times_of_the_recording() -> None:
     """Two pieces, 10–12 s and 20–23 s: what begins at the join begins at 20 s, what ends there ends at 12 s."""
     window = Window(((10 * SAMPLE_RATE, 12 * SAMPLE_RATE), (20 * SAMPLE_RATE, 23 * SAMPLE_RATE)))
@@ -109,3 +126,6 @@ def test_times_in_a_window_are_times_of_the_recording() -> None:
     assert window.after(2.5) == Window(((int(20.5 * SAMPLE_RATE), 23 * SAMPLE_RATE),))
     assert window.after(1.0) == Window(((11 * SAMPLE_RATE, 12 * SAMPLE_RATE), (20 * SAMPLE_RATE, 23 * SAMPLE_RATE)))
     assert window.after(5.0) is None
+    assert window.before(1.0) == Window(((10 * SAMPLE_RATE, 11 * SAMPLE_RATE),))
+    assert window.before(2.5).samples == 2.5 * SAMPLE_RATE
+    assert window.before(9.0) == window
