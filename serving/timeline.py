@@ -32,18 +32,24 @@ def duration(seconds: float) -> str:
 
 
 def row(segment: Segment, language: str) -> str:
-    """One passage: its time, and its text or its words."""
-    said = escape(segment.text)
-    if segment.words:
-        said = " ".join(
-            f'<span class="word" data-start="{word.start:.2f}">{escape(word.text.strip())}</span>'
-            for word in segment.words
-        )
+    """One passage: its time and its text, words with a time of their own to be clicked; `language` is the text's."""
     return (
         f'<li><button type="button" class="passage" data-start="{segment.start:.2f}" data-end="{segment.end:.2f}">'
         f'<span class="time">{clock(segment.start)}</span>'
-        f'<span class="said" lang="{escape(language)}">{said}</span></button></li>'
+        f'<span class="said" lang="{escape(language)}">{_said(segment)}</span></button></li>'
     )
+
+
+def _said(segment: Segment) -> str:
+    """The text, whatever stands between its words: a space, or nothing."""
+    pieces, done = [], 0
+    for word in segment.words:
+        place = segment.text.find(word.text, done)
+        if word.text and place >= 0:
+            pieces.append(escape(segment.text[done:place]))
+            pieces.append(f'<span class="word" data-start="{word.start:.2f}">{escape(word.text)}</span>')
+            done = place + len(word.text)
+    return "".join([*pieces, escape(segment.text[done:])])
 
 
 def player(path: Path, kind: str, words: dict[str, str]) -> str:

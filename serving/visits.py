@@ -24,7 +24,6 @@ from serving.media import decoded
 from serving.subtitles import write
 from serving.transcribe import Options, Progress, Transcriber
 from serving.transcript import Transcript
-from serving.vocabulary import UNSPACED
 from serving.words import explain
 from serving.youtube import Video
 
@@ -91,7 +90,7 @@ class Visits:
     def transcript(self, path: Path, options: Options, session: str) -> Transcript:
         """The whole transcript at once, for programs. Raises a `UserError`."""
         try:
-            return _joined(list(self._steps(path, options, self.begin(session))))
+            return _joined(list(self._steps(path, options, self.begin(session))), options)
         finally:
             self._stops.pop(session, None)  # a program has no tab whose closing would be told
 
@@ -104,18 +103,18 @@ class Visits:
         try:
             for step in self._steps(path, options, stop):
                 found.append(step)
-                rows += "".join(timeline.row(segment, step.language) for segment in step.segments)
-                text = _text(found)
+                rows += "".join(timeline.row(segment, options.written(step.language)) for segment in step.segments)
+                text = _text(found, options)
                 yield View(_progress(step, time.monotonic() - began, words), rows, text)
         except StoppedError:
-            yield from self._last(timeline.note(words["stopped"], "stopped"), rows, found, name)
+            yield from self._last(timeline.note(words["stopped"], "stopped"), rows, found, name, options)
         except UserError as error:
             yield View(timeline.note(explain(error, words), "error"), rows, text, running=False)
         else:
             taken = timeline.duration(time.monotonic() - began)
             says = words["finished"].format(seconds=timeline.duration(found[-1].seconds), taken=taken)
             status = timeline.note(says, "done") if rows else timeline.note(words["silence"], "stopped")
-            yield from self._last(status + self._estimate(found[-1], options, words), rows, found, name)
+            yield from self._last(status + self._estimate(found[-1], options, words), rows, found, name, options)
 
     def fetch(self, video: Video, session: str, words: dict[str, str]) -> Iterator[View | Path]:
         """The views of a download, then its path, or a last view that says why there is none."""
@@ -177,27 +176,26 @@ class Visits:
         that = words["some_wrong" if confidence.bound else "none_wrong"].format(**shares)
         return timeline.note(f"{words[kind]}: {that}", f"estimate {kind}")
 
-    def _last(self, status: str, rows: str, found: list[Progress], name: str) -> Iterator[View]:
+    def _last(self, status: str, rows: str, found: list[Progress], name: str, options: Options) -> Iterator[View]:
         """The final view, with downloads if there is anything to download; they exist until the generator ends."""
         if not rows:
             yield View(status, running=False)
             return
-        transcript = _joined(found)
+        transcript = _joined(found, options)
         with tempfile.TemporaryDirectory(prefix="downloads-") as folder:  # Gradio serves copies of its own
             files = write(transcript, Path(folder), name)
             yield View(status, rows, transcript.text, files, running=False)
 
 
-def _text(found: list[Progress]) -> str:
+def _text(found: list[Progress], options: Options) -> str:
     """What was said so far."""
-    between = "" if found[-1].language in UNSPACED else " "
-    return between.join(segment.text for step in found for segment in step.segments)
+    return options.between(found[-1].language).join(segment.text for step in found for segment in step.segments)
 
 
-def _joined(found: list[Progress]) -> Transcript:
+def _joined(found: list[Progress], options: Options) -> Transcript:
     """The transcript of the steps so far."""
     segments = tuple(segment for step in found for segment in step.segments)
-    return Transcript(_text(found), segments, found[-1].seconds, found[-1].language)
+    return Transcript(_text(found, options), segments, found[-1].seconds, found[-1].language)
 
 
 def _progress(step: Progress, taken: float, words: dict[str, str]) -> str:
