@@ -1,8 +1,8 @@
 """Softmax attention that never keeps its probabilities, by the fastest way each device has.
 
 Kept for the backward pass, the probabilities are most of a training step's memory (72 MB a layer and window for eight
-heads in float32). A GPU has cuDNN's fused kernel for that. On the CPU one head at a time is faster than all at once
-(`make bench-attention`; figures in docs/performance.md).
+heads in float32). A GPU has cuDNN's fused kernel for that. Elsewhere the same is done in plain operations: all heads at
+once, or on the CPU, where that is faster, one after another (`make bench-attention`; figures in docs/performance.md).
 
 B batch, L query positions, Q queries of a block, S key positions, H heads, K head size, N blocks.
 """
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 CUDNN_COMPUTE_CAPABILITY = 8.0  # Ampere; older GPUs have no fused attention
+CUDNN_HEAD_SIZES = range(8, 129, 8)  # what its kernels are made for
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
 
 
@@ -25,12 +26,9 @@ def attend(
     is_causal: bool = False,
 ) -> Float[Array, "B L H K"]:
     """Softmax attention scaled by K^-1/2, the softmax in float32; causal: query l sees keys 0 to l."""
-    if jax.default_backend() == "cpu":
-        return _by_head(functools.partial(_one_head, is_causal), q_BLHK, k_BSHK, v_BSHK)
-    fused = functools.partial(
-        jax.nn.dot_product_attention, is_causal=is_causal, implementation="cudnn" if _has_cudnn(q_BLHK) else "xla"
-    )
-    return jax.checkpoint(fused)(q_BLHK, k_BSHK, v_BSHK)
+    if _has_cudnn(q_BLHK):
+        return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, is_causal=is_causal, implementation="cudnn")
+    return _by_head(functools.partial(_one_head, is_causal), q_BLHK, k_BSHK, v_BSHK)
 
 
 def attend_counted(
@@ -52,20 +50,28 @@ def attend_counted(
 
 
 def _has_cudnn(q_BLHK: Array) -> bool:
-    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
+    """Whether cuDNN's fused attention takes these queries: an NVIDIA GPU's, in half precision, of a size it knows."""
     device = jax.devices()[0]
-    return half and device.platform == "gpu" and float(device.compute_capability) >= CUDNN_COMPUTE_CAPABILITY
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return False
+    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
+    fits = q_BLHK.shape[-1] in CUDNN_HEAD_SIZES
+    return half and fits and float(device.compute_capability) >= CUDNN_COMPUTE_CAPABILITY
+
+
+def _one_by_one() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _by_head(one_head: Callable[[Array, Array, Array], Array], q_BLHK: Array, k_BSHK: Array, v_BSHK: Array) -> Array:
-    """`one_head` of scaled queries, keys and values, one head of one row after another."""
+    """`one_head` of scaled queries, keys and values: of each head of each row, on the CPU one after another."""
     batch, _, heads, size = q_BLHK.shape
 
     def by_head(x_BLHK: Array) -> Array:
         return jnp.swapaxes(x_BLHK, 1, 2).reshape(batch * heads, -1, size)
 
-    scaled_BLHK = q_BLHK * jnp.asarray(size**-0.5, q_BLHK.dtype)
-    out_NLK = jax.lax.map(lambda qkv: one_head(*qkv), (by_head(scaled_BLHK), by_head(k_BSHK), by_head(v_BSHK)))
+    qkv = (by_head(q_BLHK * jnp.asarray(size**-0.5, q_BLHK.dtype)), by_head(k_BSHK), by_head(v_BSHK))
+    out_NLK = jax.lax.map(lambda one: one_head(*one), qkv) if _one_by_one() else jax.vmap(one_head)(*qkv)
     return jnp.swapaxes(out_NLK.reshape(batch, heads, -1, size), 1, 2)
 
 

@@ -6,6 +6,8 @@ of it, however many there are.
 
 import dataclasses
 import signal
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grain
@@ -136,6 +138,39 @@ def start_worker(*_: int) -> None:
     """In each of Grain's processes: Ctrl-C reaches them too, and they must serve until the running step is saved."""
     no_absl_flags()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Ahead:
+    """A run's global batches on the devices, the next one on its way before it is asked for."""
+
+    def __init__(self, iterator: Any, mesh: Mesh) -> None:
+        self._iterator, self._mesh = iterator, mesh
+        self._next: Window | None = None
+        self._position: Any = None
+        self._waited = 0.0
+
+    def take(self) -> tuple[Window, float]:
+        """The next batch, and the seconds that the devices waited for it."""
+        asked = time.perf_counter()
+        batch = self._next or to_devices(next(self._iterator), self._mesh)
+        waited, self._waited, self._next = self._waited + time.perf_counter() - asked, 0.0, None
+        return batch, waited
+
+    def fetch(self, at_work: Callable[[], bool]) -> None:
+        """Send the next batch on its way; the time counts as waited for if the devices were no longer `at_work`."""
+        asked = time.perf_counter()
+        self._position = self._iterator.get_state()
+        self._next = to_devices(next(self._iterator), self._mesh)
+        self._waited = 0.0 if at_work() else time.perf_counter() - asked
+
+    def get_state(self) -> Any:
+        """The position after the last batch taken, as a checkpoint holds it."""
+        return self._iterator.get_state() if self._next is None else self._position
+
+    def set_state(self, state: Any) -> None:
+        """Go on from that position."""
+        self._iterator.set_state(state)
+        self._next = None
 
 
 def to_devices(batch: Window, mesh: Mesh) -> Window:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -20,6 +21,14 @@ class LeanLayerNorm(nnx.LayerNorm):
         """The input with mean 0 and variance 1 along its last axis, scaled and shifted."""
         normed: Array = jax.checkpoint(lambda x: super(LeanLayerNorm, self).__call__(x, **options))(x)
         return normed
+
+
+class Table(nnx.Embed):
+    """Vectors looked up in float32 and then cast: tokens that come often add their gradients up in float32 too."""
+
+    def __call__(self, inputs: Array) -> Array:
+        """The vectors of these rows."""
+        return jnp.take(self.embedding[...], inputs, axis=0).astype(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +64,10 @@ class Layers:
             rngs=self.rngs or nnx.Rngs(0),
         )
 
-    def embed(self, count: int, d_model: int) -> nnx.Embed:
+    def embed(self, count: int, d_model: int) -> Table:
         """A table of vectors."""
         initial = self._or_shape(nnx.initializers.normal(INITIAL_STDDEV))
-        return nnx.Embed(count, d_model, dtype=self.dtype, embedding_init=initial, rngs=self.rngs or nnx.Rngs(0))
+        return Table(count, d_model, dtype=self.dtype, embedding_init=initial, rngs=self.rngs or nnx.Rngs(0))
 
     def _weights(self) -> dict[str, Any]:
         return {

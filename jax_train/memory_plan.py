@@ -10,7 +10,6 @@ S encoder positions, L tokens, D d_model, H heads, V vocabulary.
 import dataclasses
 import functools
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,9 @@ import tyro
 from data.errors import UserError, command
 from jax_train.config import PUBLISHED, Lora, WhisperConfig
 from jax_train.lora import adapted_layers
-from jax_train.loss import CHUNK
+from jax_train.loss import CHUNKS
 from jax_train.model import Params, Whisper, functional
+from jax_train.precision import Type
 
 FLOAT32 = 4  # bytes
 ADAMW_MOMENTS = 2
@@ -28,8 +28,6 @@ SCORES_KEPT = 4  # of one layer's attention: scores, probabilities, the gradient
 LOGITS_KEPT = 3  # logits, their softmax, its gradient
 GIGABYTE = 1e9
 CARD_SHARE = 0.9  # of a card's memory that a program gets; driver, context and gaps take the rest
-
-Type = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,7 @@ class MemoryPlan:
     activations: int
     """What the forward pass keeps for the backward pass."""
     workspace: int
-    """Attention scores of one layer, the logits of a chunk of tokens."""
+    """Attention scores of one layer, where they are made; the logits of a chunk of tokens."""
 
     @property
     def total(self) -> int:
@@ -75,11 +73,13 @@ def memory_plan(
     weights_dtype: Type = "float32",
     compute_dtype: Type = "float32",
     remat: bool = False,
+    fused_attention: bool = False,
 ) -> MemoryPlan:
     """The plan for `batch_size` windows of `tokens` label tokens on one device.
 
     With `lora` the weights are frozen and may be stored in `weights_dtype`; else all are trained, in float32. With
-    `remat` a layer keeps its input alone. Raises `UserError` for a LoRA target that matches nothing.
+    `remat` a layer keeps its input alone. `fused_attention`, as `precision.fuses_attention` says of a device, makes no
+    scores. Raises `UserError` for a LoRA target that matches nothing.
     """
     if lora is None and weights_dtype != "float32":
         raise UserError(f"weights in {weights_dtype}: only frozen ones; a whole model is trained in float32")
@@ -91,7 +91,8 @@ def memory_plan(
     merged = {f"{path}.kernel" for path in layers}
     adapter_count = adapter_numbers(params, layers, lora.rank) if lora else 0
     trained = adapter_count if lora else sum(matrices.values()) + others
-    copied = matrices if stored != computed else {name: matrices[name] for name in merged}
+    copied = matrices if weights_dtype != compute_dtype else {name: matrices[name] for name in merged}
+    scores = 0 if fused_attention else batch_size * score_bytes(config)
     return MemoryPlan(
         weights=sum(matrices.values()) * stored
         + (others + sum(math.prod(x.shape) for x in buffers.values())) * FLOAT32,
@@ -100,7 +101,7 @@ def memory_plan(
         optimizer=trained * ADAMW_MOMENTS * FLOAT32,
         copies=sum(copied.values()) * computed,
         activations=batch_size * activation_bytes(config, tokens, lora is not None, computed, remat),
-        workspace=batch_size * score_bytes(config) + vocabulary_bytes(config, batch_size * tokens),
+        workspace=scores + vocabulary_bytes(config, batch_size * tokens),
     )
 
 
@@ -141,7 +142,7 @@ def score_bytes(config: WhisperConfig) -> int:
 
 def vocabulary_bytes(config: WhisperConfig, tokens: int) -> int:
     """Bytes of the float32 logits of a chunk of the `tokens` of a step, and of the embedding's gradient beside them."""
-    return (LOGITS_KEPT * min(CHUNK, tokens) + config.d_model) * config.vocab_size * FLOAT32
+    return (LOGITS_KEPT * min(CHUNKS["gpu"], tokens) + config.d_model) * config.vocab_size * FLOAT32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,19 +161,32 @@ class PlanConfig:
     """30 s windows on the device."""
     remat: bool = False
     """Layers keep their input alone and are computed again for the backward pass."""
+    compute_dtype: Type = "float16"
+    """Type of activations and matrix products: float16 on a T4, which has no bfloat16."""
+    frozen_dtype: Type | None = None
+    """Type in which LoRA keeps the model's own matrices; none: the compute type."""
+    fused_attention: bool = False
+    """One kernel for attention, which makes no scores: GPUs of compute capability 8 and more, not a T4."""
 
     def plan(self, batch_size: int) -> MemoryPlan:
-        """The plan for a batch size, in bfloat16 where that is possible."""
+        """The plan for a batch size."""
         if self.model not in PUBLISHED:
             raise UserError(f"--model {self.model}: there are {', '.join(PUBLISHED)}")
         return memory_plan(
             PUBLISHED[self.model],
             lora=Lora(self.rank, targets=self.targets) if self.rank else None,
             batch_size=batch_size,
-            weights_dtype="bfloat16" if self.rank else "float32",
-            compute_dtype="bfloat16",
+            weights_dtype=(self.frozen_dtype or self.compute_dtype) if self.rank else "float32",
+            compute_dtype=self.compute_dtype,
             remat=self.remat,
+            fused_attention=self.fused_attention,
         )
+
+    def options(self) -> str:
+        """What the train command is to be told, so that it keeps to the plan."""
+        kept = self.frozen_dtype or self.compute_dtype
+        lora = f"--lora.rank {self.rank} --lora.targets {' '.join(self.targets)} --lora.frozen-dtype {kept} "
+        return f"{lora if self.rank else ''}--compute-dtype {self.compute_dtype}{' --remat' if self.remat else ''}"
 
 
 def largest_batch(config: PlanConfig) -> int:
@@ -187,6 +201,7 @@ def main() -> None:
     config = tyro.cli(PlanConfig)
     jax.config.update("jax_platforms", "cpu")  # shapes alone: no reason to take a card
     print(config.plan(config.batch_size).table())
+    print(f"train with {config.options()}")
     print(f"largest batch on a card of {config.card_gb:g} GB: {largest_batch(config)} window(s)")
 
 

@@ -4,7 +4,7 @@ Rows of metrics.jsonl up to a step are on the disk before its checkpoint, so tha
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, SaveError
 from jax_train.config import TrainConfig
 from jax_train.processes import in_any_process
-from jax_train.runlog import RunLog
+from jax_train.runlog import METRICS, RunLog
 from jax_train.step import TrainState
 
 
@@ -23,8 +23,12 @@ class Saving:
         self._config, self._checkpoints, self._log = config, checkpoints, log
         self._saved, self._time = first, time.monotonic()
 
-    def save_if_due(self, state: TrainState, iterator: Any, step: int, always: bool) -> None:
-        """Save the state after `step` and the iterator's place if steps or minutes ask for it, or `always`.
+    def save_if_due(
+        self, state: TrainState, data: Any, step: int, always: bool, first_of_all: Callable[[], None] = lambda: None
+    ) -> None:
+        """Save the state after `step` and the data's place if steps or minutes ask for it, or `always`.
+
+        `first_of_all` is called before that, and may raise: what is saved has been looked at.
 
         Raises:
             UserError: a checkpoint could not be written, and the run is to stop then.
@@ -36,16 +40,24 @@ class Saving:
         minutes = self._config.save_minutes
         late = in_any_process(bool(minutes) and time.monotonic() - self._time >= 60 * minutes)
         if always or late or step % self._config.save_steps == 0:
+            first_of_all()
             self._saved, self._time = step, time.monotonic()
-            self._log.to_disk()
+            with self._failing():
+                self._rows_to_disk()
             self.wait()
             with self._failing():
-                self._checkpoints.save(state, iterator.get_state(), self._log.wer)
+                self._checkpoints.save(state, data.get_state(), self._log.wer)
 
     def wait(self) -> None:
         """Wait for the last checkpoint. Raises `UserError` as `save_if_due`."""
         with self._failing():
             self._checkpoints.wait()
+
+    def _rows_to_disk(self) -> None:
+        try:
+            self._log.to_disk()
+        except OSError as error:
+            raise SaveError(f"{METRICS} could not be forced to the disk: {error.strerror}") from error
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -1,19 +1,20 @@
 """The command that fine-tunes: devices → data → model → optimizer → restore → loop, read from top to bottom.
 
 Order in the loop: evaluate, save, stop if asked to, batch, step, check, log. So a run that continues evaluates first
-what it was stopped from evaluating, and nothing twice. A run found in RUN is continued where its newest whole
-checkpoint stands, and refused where what it computes would change.
+what it was stopped from evaluating, and nothing twice. On an accelerator check and log are one step behind, but what is
+evaluated or saved has been checked. A run found in RUN is continued where its newest whole checkpoint stands, and
+refused where what it computes would change.
 """
 
 import json
-import math
 import sys
-import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 from jax.sharding import Mesh
@@ -22,15 +23,17 @@ from data.errors import UserError, command
 from data.records import Shards
 from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
+from jax_train.accounting import Accounting, Given
 from jax_train.checkpoints import Checkpoints
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
-from jax_train.device_memory import memory_advice
+from jax_train.device_memory import evaluation_advice, memory_advice, state_advice
 from jax_train.evaluation import Evaluation
 from jax_train.lora import adapted
 from jax_train.lora import summary as lora_summary
 from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
+from jax_train.precision import decided, same_bits
 from jax_train.preemption import Stopped, StopRequest
 from jax_train.presets import from_command_line
 from jax_train.pretrained import model_folder
@@ -54,6 +57,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     """
     stop = stop or StopRequest(config.run)
     # 1. Devices
+    config = decided(config)
     mesh = data_mesh(fsdp=config.fsdp)
     if config.batch_size % mesh.size:
         raise UserError(f"--batch-size {config.batch_size} does not divide by {mesh.size} devices")
@@ -67,7 +71,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     prompt = Prompt.of(load_tokenizer(str(folder)), config.language)
     plan = data_batches.plan_run(shards.index, config)
     windows = data_batches.Windows(shards, plan, prompt, jax.process_index(), jax.process_count())
-    iterator = data_batches.batches(windows, config.workers)
+    ahead = data_batches.Ahead(data_batches.batches(windows, config.workers), mesh)
 
     # 3. Model
     n_mels, wanted = shards.manifest["features"]["n_mels"], WhisperConfig.from_folder(folder).num_mel_bins
@@ -76,13 +80,15 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
             f"MODEL={config.model}"
         )
-    model = load_model(folder, jnp.dtype(config.compute_dtype), config.attention_heads, config.remat)
+    with state_advice(config):
+        model = load_model(folder, jnp.dtype(config.compute_dtype), config.attention_heads, config.remat)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
     schedule = learning_rate_schedule(config, peak, plan.steps)
     optimizer = make_optimizer(config, schedule)
-    state, build = initial_state(model, optimizer, mesh, config)
+    with state_advice(config):
+        state, build = initial_state(model, optimizer, mesh, config)
     del model  # its arrays live on in the state alone
     train_step = make_train_step(build, optimizer, mesh, config)
 
@@ -92,7 +98,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     with Checkpoints(config.run, config.keep, config.keep_best) as checkpoints:
         if checkpoints.latest() is not None:
             state, data_state = checkpoints.restore(state)
-            iterator.set_state(data_state)
+            ahead.set_state(data_state)
         first = int(state.step)
         evaluated = wer_by_step([row for row in read_rows(config.run) if row["step"] <= first])
         if (first >= plan.steps or is_over(config, evaluated)) and (config.run / SUMMARY).is_file():
@@ -100,48 +106,50 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             return json.loads((config.run / SUMMARY).read_text())
 
         # 6. Loop
-        with RunLog(config.run, first, plan.steps, jax.process_index() == 0) as log:
+        may_lose_rows = config.on_save_failure == "continue"
+        with RunLog(config.run, first, plan.steps, jax.process_index() == 0, may_lose_rows) as log:
             saving = Saving(config, checkpoints, log, first)
             trace = Trace(config.run / "profile", config.profile, first)
+            accounting = Accounting(config, plan, shards.index, learning_rates(schedule, plan.steps), log)
+            overlapping = overlaps(config)
+            in_flight: deque[Given] = deque()
+
+            def settle(most: int = 0) -> None:
+                """Wait for the steps in flight, the oldest first, until `most` are left."""
+                while len(in_flight) > most:
+                    accounting.count(in_flight.popleft())
+
             for step in range(first, plan.steps + 1):  # steps that are done
                 last = step == plan.steps
                 evaluating = evaluation and step not in log.wer and evaluation.due(step, last, log)
                 if evaluation and evaluating:
-                    with stop.breakable():
+                    settle()
+                    with stop.breakable(), evaluation_advice(config):
                         evaluation.run(state, step, log)
                 if not last and is_over(config, log.wer):
                     log.say(f"step {step}: no lower WER in {config.patience} evaluations; the run ends here")
                     last = True
                 stopping = in_any_process(bool(stop.name))
-                saving.save_if_due(state, iterator, step, always=last or stopping or bool(evaluating))
+                always = last or stopping or bool(evaluating)
+                saving.save_if_due(state, ahead, step, always, first_of_all=settle)
                 if last:
                     break
                 if stopping:
                     saving.wait()
                     raise stop.stopped(step)
 
-                asked = time.perf_counter()
-                batch = data_batches.to_devices(next(iterator), mesh)
-                waited = time.perf_counter() - asked
+                batch, waited = ahead.take()
                 trace.before(step)
                 with memory_advice(config, train_step, state, batch):
                     state, metrics = train_step(state, batch)
-                    values = {name: float(value) for name, value in metrics._asdict().items()}  # waits for the step
+                    in_flight.append(Given(step, metrics, waited))
+                    if overlapping and step + 1 < plan.steps:
+                        ahead.fetch(at_work=lambda metrics=metrics: not metrics.loss.is_ready())
+                    settle(1 if overlapping else 0)
                 if slowest := trace.after(step, step + 1 == plan.steps):
                     log.say(slowest)
                 stop.there_is_work_to_save()
-                values["learning_rate"] = float(schedule(step))
-                rows = plan.rows_of_step(step)
-                clip_ids = [str(clip) for clip in shards.index["id"][rows]]
-                rescaled = bool(metrics.skipped) and config.compute_dtype == "float16"  # no fault of the clips
-                if not rescaled and not is_finite(values) and log.skipped < config.skip_non_finite:
-                    log.skip(step + 1, values, clip_ids)
-                    continue
-                if not rescaled:
-                    check_finite(step + 1, values, clip_ids)
-                speech = float(shards.index["seconds"][rows].sum())
-                written = step + 1 == plan.steps or (step + 1) % config.log_steps == 0
-                log.step(step + 1, values, speech, waited, write=written)
+            settle()
             saving.wait()
             return log.summary()
 
@@ -166,7 +174,7 @@ def initial_state(
     lies = shardings(jax.eval_shape(first, params, buffers), mesh)
     if jax.process_count() > 1:
         params, buffers = jax.device_get((params, buffers))  # one process's device holds them, the others' take part
-    return jax.jit(first, out_shardings=lies)(params, buffers), build
+    return jax.block_until_ready(jax.jit(first, out_shardings=lies)(params, buffers)), build
 
 
 def is_over(config: TrainConfig, wer: Mapping[int, float]) -> bool:
@@ -174,24 +182,24 @@ def is_over(config: TrainConfig, wer: Mapping[int, float]) -> bool:
     return 0 < config.patience <= evaluations_since_best(wer)
 
 
-def is_finite(values: dict[str, float]) -> bool:
-    """Whether a step's loss and gradient are numbers."""
-    return math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+def learning_rates(schedule: optax.Schedule, steps: int) -> np.ndarray:
+    """The learning rate of every step, computed at once: one at a time would be a wait for the device each."""
+    with jax.numpy_dtype_promotion("standard"):
+        return np.asarray(jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(jnp.arange(steps)))
 
 
-def check_finite(step: int, values: dict[str, float], clip_ids: list[str]) -> None:
-    """Stop at a loss or gradient that is no number: raises `UserError` with step, learning rate and clips."""
-    if not is_finite(values):
-        raise UserError(
-            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']} at learning rate "
-            f"{values['learning_rate']:.3g}, clips {', '.join(clip_ids)}; lower --learning-rate, leave these clips "
-            "out, or allow --skip-non-finite steps; the run continues from its newest checkpoint"
-        )
+def overlaps(config: TrainConfig) -> bool:
+    """Whether a step is given to the devices before the one before it is looked at, so that they never wait.
+
+    Not on a CPU, where there is nothing to gain and several host devices deadlock, and not in a trace.
+    """
+    return jax.default_backend() != "cpu" and not config.profile
 
 
 @command
 def main() -> None:
     config = from_command_line(sys.argv[1:], __doc__)
+    same_bits(config)
     compilation_cache()
     join_processes(config)
     logging.set_verbosity(logging.FATAL)  # Orbax logs a failed write's traceback three times; we say it in one line
@@ -203,8 +211,9 @@ def main() -> None:
             return
     wer = f"WER {found['wer']:.2f} % as written, {found[WER]:.2f} % normalised, " if WER in found else ""
     first = found["first_step_seconds"]
+    loss = f"loss {found['loss']:.3f}, " if found["loss"] is not None else ""
     print(
-        f"trained {found['step']} steps, loss {found['loss']:.3f}, {wer}"
+        f"trained {found['step']} steps, {loss}{wer}"
         f"{found['speech_seconds_per_second']:.1f} seconds of speech per second"
         + (f" (first step, with compilation: {first:.1f} s)" if first is not None else "")
         + f"\n{config.run}"
