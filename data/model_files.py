@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.built_tokenizer import PARTS, TOKENIZER, has_parts, write_tokenizer
 from data.errors import UserError
 
 MEL_BINS = (80, 128)
@@ -18,9 +19,14 @@ class ModelError(UserError):
 
 
 def model_file(model: str, name: str) -> Path:
-    """The path of file `name` of `model`, fetched into the hub's cache if `model` is not a folder."""
+    """The path of file `name` of `model`, fetched into the hub's cache if `model` is not a folder.
+
+    A tokenizer.json that is missing is made of its parts, where these are there.
+    """
     folder = Path(model)
     if folder.is_dir():
+        if name == TOKENIZER and not (folder / name).is_file() and has_parts(folder):
+            return write_tokenizer(folder)
         if not (folder / name).is_file():
             raise ModelError(f"{model} is not a Hugging Face Whisper folder: it has no {name}")
         return folder / name
@@ -39,9 +45,23 @@ def _fetch(model: str, name: str) -> Path:
     except RepositoryNotFoundError:
         raise ModelError(f"no model: {model} is neither a folder nor on the Hugging Face hub") from None
     except EntryNotFoundError as error:  # also raised when the hub cannot be reached and the cache lacks the file
+        if name == TOKENIZER and (folder := _fetch_parts(model)):
+            return write_tokenizer(folder)
         raise ModelError(f"{model}: {name} is neither on the hub nor in its cache ({_first_line(error)})") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"{model}: the hub gave no {name} ({_first_line(error)}); name a local folder") from error
+
+
+def _fetch_parts(model: str) -> Path | None:
+    """The folder in the hub's cache with what a tokenizer.json is made of, if `model` has all of it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        paths = [Path(hf_hub_download(model, name)) for name in PARTS]
+    except EntryNotFoundError:
+        return None
+    return paths[0].parent
 
 
 def read_n_mels(model: str) -> int:

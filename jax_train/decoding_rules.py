@@ -11,6 +11,7 @@ B rows, N new tokens, V vocabulary.
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,8 @@ class DecodingRules:
     """What the decoder is told before it starts, and what it may not write."""
 
     prompt: tuple[int, ...]
-    """<|startoftranscript|><|it|><|transcribe|>, and <|notimestamps|> unless they are wanted."""
+    """<|startoftranscript|><|it|><|transcribe|>, and <|notimestamps|> unless they are wanted; a model of English alone
+    is told neither language nor task."""
     end: int
     """<|endoftext|>: a row that wrote it is done."""
     suppress: tuple[int, ...]
@@ -65,15 +67,10 @@ class DecodingRules:
         fields = json.loads(path.read_text(encoding="utf-8"))
         config = WhisperConfig.from_folder(folder)
         try:
-            languages, start = fields["lang_to_id"], fields["decoder_start_token_id"]
-            if f"<|{language}|>" not in languages:
-                known = " ".join(sorted(name.strip("<|>") for name in languages))
-                raise UserError(f"{path}: no language {language!r}; there are {known}")
-            none = fields["no_timestamps_token_id"]
-            task = (start, languages[f"<|{language}|>"], fields["task_to_id"]["transcribe"])
-            end = fields["eos_token_id"]
+            task = (fields["decoder_start_token_id"], *_task(path, fields, language))
+            none, end = fields["no_timestamps_token_id"], fields["eos_token_id"]
         except KeyError as error:
-            raise UserError(f"{path}: lacks {error}; take the multilingual original's file") from error
+            raise UserError(f"{path}: lacks {error}; take the original model's file") from error
         prompt = task if timestamps else (*task, none)
         most = config.max_target_positions - len(prompt)
         if not 0 <= max_new_tokens <= most:
@@ -126,6 +123,19 @@ def _unpaired(
     third_BV = (stamped_B & paired_B)[:, None] & is_stamp_V
     text_between_BV = (stamped_B & ~paired_B)[:, None] & (id_V < end)[None]
     return too_early_BV | third_BV | text_between_BV
+
+
+def _task(path: Path, fields: dict[str, Any], language: str) -> tuple[int, ...]:
+    """The tokens of language and task; none for a model of English alone."""
+    if fields.get("is_multilingual") is False:
+        if language != "en":
+            raise UserError(f"{path}: no language {language!r}; the model knows English alone (en)")
+        return ()
+    languages = fields["lang_to_id"]
+    if f"<|{language}|>" not in languages:
+        known = " ".join(sorted(name.strip("<|>") for name in languages))
+        raise UserError(f"{path}: no language {language!r}; there are {known}")
+    return languages[f"<|{language}|>"], fields["task_to_id"]["transcribe"]
 
 
 def _timestamps(fields: dict[str, object], none: int) -> Timestamps:

@@ -33,7 +33,9 @@ def write_folder(model: Whisper, run: Path, folder: Path, dtype: str = "float32"
     write_json(folder / "config.json", kept | {"dtype": dtype})
     generation = _read(folder / "generation_config.json")
     language = _read(run / "config.json")["language"]
-    generation |= {"language": language, "task": "transcribe", "return_timestamps": False}
+    generation["return_timestamps"] = False
+    if generation.get("is_multilingual") is not False:  # a model of English alone refuses to be told either
+        generation |= {"language": language, "task": "transcribe"}
     generation["max_length"] = model.config.max_target_positions  # null, or transformers' 20, would cut transcripts
     generation.pop("forced_decoder_ids", None)  # transformers 4.50 and newer refuse it beside language and task
     write_json(folder / "generation_config.json", generation)

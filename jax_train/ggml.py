@@ -108,13 +108,20 @@ def _bytes_by_sign() -> dict[str, int]:
 
 
 def _write_tensor(file: BinaryIO, name: str, value: np.ndarray) -> None:
-    """Matrices and convolutions in float16; vectors and positions, which whisper.cpp wants so, in float32."""
+    """Matrices and convolutions in float16; vectors and positions, which whisper.cpp wants so, in float32.
+
+    Raises `UserError` for a weight that float16 cannot hold.
+    """
     if re.fullmatch(r"encoder\.conv\d\.bias", name):
         value = value[:, None]
         narrow = False
     else:
         narrow = value.ndim > 1 and not name.endswith("positional_embedding")
     encoded = name.encode()
+    if narrow and not np.all(np.abs(value) <= np.finfo(np.float16).max):
+        raise UserError(
+            f"{name} has a weight beyond {np.finfo(np.float16).max}, float16's largest; whisper.cpp has no other"
+        )
     _integers(file, value.ndim, len(encoded), FLOAT16 if narrow else FLOAT32, *reversed(value.shape))
     file.write(encoded)
     file.write(value.astype("<f2" if narrow else "<f4").tobytes())

@@ -2,11 +2,13 @@
 
 Decision: a name is one of the hub's, a path is a folder that is there; neither is guessed from the other, and what
 comes back is always a complete folder (config.json says Whisper, weights are safetensors), so that everything after
-can rely on it.
+can rely on it. Weights in PyTorch's own format take PyTorch to read, which the trainer does without: who has such a
+model is told the command that converts it.
 """
 
 import json
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,16 @@ import tyro
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
+from data.built_tokenizer import has_parts, write_tokenizer
 from data.errors import UserError, command
 from jax_train.base_wheels import write_base_folder
 
 BASE = "openai/whisper-base"
+PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CONVERT = (
+    '{python} -c "from transformers import WhisperForConditionalGeneration as M, WhisperProcessor as P; '
+    "[part.from_pretrained('{model}').save_pretrained('{target}') for part in (M, P)]\""
+)
 HUB_SECONDS = 5  # for the hub's first answer: a network that swallows packets must not hold the demo up
 FILES = [
     "config.json",
@@ -78,12 +86,26 @@ def check_folder(folder: Path) -> Path:
                 f"{folder}: the weights' index names {', '.join(missing)}, not there; fetch the model again"
             )
     elif "model.safetensors" not in _names(folder):
+        refuse_pytorch(str(folder), _names(folder))
         raise UserError(
             f"{folder}: no model.safetensors; save the model with save_pretrained, or choose one that has it"
         )
-    if "tokenizer.json" not in _names(folder):
+    if "tokenizer.json" not in _names(folder) and has_parts(folder):
+        write_tokenizer(folder)
+    elif "tokenizer.json" not in _names(folder):
         raise UserError(f"{folder}: no tokenizer.json; copy it from the model this one was made from")
     return folder
+
+
+def refuse_pytorch(model: str, names: set[str]) -> None:
+    """Raises `UserError` if a model's files hold PyTorch's weights and no safetensors, with what converts them."""
+    if any(name.endswith(".safetensors") for name in names) or not names.intersection(PYTORCH):
+        return
+    target = f"models/{Path(model).resolve().name}-safetensors"
+    command = CONVERT.format(python=sys.executable, model=model, target=target)
+    raise UserError(
+        f"{model}: its weights are PyTorch's own ({PYTORCH[0]}); convert them, then give {target}: {command}"
+    )
 
 
 def _names(folder: Path) -> set[str]:
@@ -98,7 +120,8 @@ def _from_hub(name: str, local_dir: Path | None = None) -> Path:
         UserError: the hub does not know the name.
     """
     try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)  # answers or fails at once; the download itself tries for long
+        info = HfApi().model_info(name, timeout=HUB_SECONDS)  # answers or fails at once; a download tries for long
+        refuse_pytorch(name, {file.rfilename for file in info.siblings or ()})
         return Path(snapshot_download(name, allow_patterns=FILES, local_dir=local_dir, etag_timeout=HUB_SECONDS))
     except RepositoryNotFoundError as error:
         raise UserError(

@@ -19,6 +19,7 @@ from data.errors import UserError
 from jax_train.config import WhisperConfig
 from jax_train.model import Whisper
 
+EMBEDDING = "model.decoder.embed_tokens.weight"
 TIED = "proj_out.weight"  # the output matrix is the token embedding; some files hold it twice
 
 
@@ -62,11 +63,13 @@ def load_model(folder: Path, dtype: DTypeLike = jnp.float32, heads: int = 0, rem
 
     `remat` as the model's.
 
-    Raises `UserError` for a missing, unexpected or wrongly shaped tensor.
+    Raises `UserError` for a missing, unexpected or wrongly shaped tensor, or an output matrix of its own.
     """
     config = WhisperConfig.from_folder(folder).with_heads(heads)
     tensors = read_safetensors(folder)
-    tensors.pop(TIED, None)
+    output = tensors.pop(TIED, None)
+    if output is not None and not np.array_equal(output, tensors.get(EMBEDDING, ())):
+        raise UserError(f"{folder}: {TIED} is not {EMBEDDING}; Whisper's output matrix is its token embedding")
     graph, state = nnx.split(Whisper(config, dtype, remat=remat))
     flat = dict(nnx.to_flat_state(state))
     wanted = {torch_name(path): path for path in flat}

@@ -25,6 +25,7 @@ MAX_PREVIOUS_TOKENS = MAX_TOKENS // 2 - 1  # of the text before; Whisper's own l
 FRAMES_PER_TIMESTAMP = 2  # timestamp tokens are 20 ms apart
 TOKENS_AROUND_CLIP = 2  # its two timestamps
 TOKENS_AROUND_WINDOW = 3  # language, task, end of text
+ENGLISH_END = 50_256  # <|endoftext|> of the models that know English alone; the others' is one further
 OPEN_WINDOWS = 1024  # more than this fill the last per mille of a window, no more
 
 
@@ -52,6 +53,8 @@ class Prompt:
     transcribe: int
     no_timestamps: int
     end: int
+    english_only: bool = False
+    """A model of English alone is told neither language nor task, though its tokenizer has words for them."""
 
     @property
     def first_timestamp(self) -> int:
@@ -75,11 +78,15 @@ class Prompt:
             raise UserError(
                 f"language {language!r}: the tokenizer has no {', '.join(unknown)}; use a multilingual model"
             )
-        return cls(**{field: number for field, number in found.items() if number is not None})
+        known = {field: number for field, number in found.items() if number is not None}
+        if (english_only := known["end"] == ENGLISH_END) and language != "en":
+            raise UserError(f"language {language!r}: the model knows English alone; use a multilingual one")
+        return cls(**known, english_only=english_only)
 
-    def ids(self) -> tuple[int, int, int, int]:
-        """What a transcript without timestamps starts with."""
-        return self.start, self.language, self.transcribe, self.no_timestamps
+    def ids(self, timestamps: bool = False) -> tuple[int, ...]:
+        """What a transcript starts with."""
+        task = () if self.english_only else (self.language, self.transcribe)
+        return self.start, *task, *(() if timestamps else (self.no_timestamps,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +192,7 @@ def assemble(
             tokens = [stamps[0], *tokens, stamps[1]]
         written += tokens
         first = last
-    head = [prompt.start, prompt.language, prompt.transcribe] + ([] if with_timestamps else [prompt.no_timestamps])
-    taught = [*head, *written, prompt.end] if records else [prompt.end]
+    taught = [*prompt.ids(with_timestamps), *written, prompt.end] if records else [prompt.end]
     before = [token for record in previous for token in record.tokens]
     return Window(log_mel_q_FM, log_mel_max_F, *_labels(before, taught, prompt, length))
 

@@ -117,6 +117,15 @@ def test_the_ggml_file_holds_sizes_openais_filters_and_the_words_bytes(proportio
     assert b"".join(words[number] for number in both).decode() == " però così 🎙"
 
 
+def test_a_weight_that_whisper_cpps_float16_cannot_hold_is_refused(proportioned, tmp_path):
+    folder = shutil.copytree(proportioned, tmp_path / "large")
+    tensors, name = load_file(folder / "model.safetensors"), "model.decoder.layers.0.fc2.weight"
+    tensors[name][0, 0] = 1e5
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"decoder\.blocks\.0\.mlp\.2\.weight has a weight beyond 65504"):
+        write_ggml(folder, tmp_path / "model.bin")
+
+
 def test_a_ggml_export_is_proved_by_whisper_cpp(proportioned, tmp_path):
     """On noise, with a random model of Whisper's proportions; it loops, but at other words if it changes."""
     folder = shutil.copytree(proportioned, tmp_path / "small")

@@ -15,12 +15,15 @@ import pytest
 import soundfile
 import soxr
 import torch
-from safetensors.numpy import save_file
+from flax import nnx
+from safetensors.numpy import load_file, save_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from data.errors import UserError
 from jax_train import pretrained
+from jax_train.checkpoints import copy_small_files
 from jax_train.pretrained import check_folder, fetch_base, model_folder
+from jax_train.weights import load_model, to_torch_tensors
 
 SENTENCE = " Perché l'università è così lontana? Così è, più o meno."
 
@@ -45,6 +48,7 @@ class _Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append(self.path)
+        old, self.path = self.path.startswith("/old"), self.path.removeprefix("/old")
         if not self.path.removeprefix("/api/models").startswith("/openai/whisper-tiny"):
             self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
         elif "/resolve/" in self.path:
@@ -57,7 +61,8 @@ class _Hub(BaseHTTPRequestHandler):
             ]
             self._send(json.dumps(tree).encode())
         else:
-            self._send(json.dumps({"id": "openai/whisper-tiny", "sha": self.commit, "siblings": []}).encode())
+            files = [{"rfilename": name} for name in self.files if not (old and name.endswith(".safetensors"))]
+            self._send(json.dumps({"id": "openai/whisper-tiny", "sha": self.commit, "siblings": files}).encode())
 
     do_HEAD = do_GET
 
@@ -151,6 +156,39 @@ def test_a_folder_that_is_not_whisper_is_refused_with_what_it_lacks(whisper_fold
         (whisper_folder / file).write_text(content)
     with pytest.raises(UserError, match=message):
         model_folder(str(whisper_folder))
+
+
+def test_pytorchs_weights_are_refused_with_the_command_that_converts_them(base_model_dir, small_model_dir, tmp_path):
+    """The command, run, gives a folder that is taken, with the same weights; torch.load reads nothing but weights."""
+    folder = tmp_path / "old"
+    copy_small_files(small_model_dir, folder)
+    weights = {
+        name: torch.from_numpy(value) for name, value in load_file(small_model_dir / "model.safetensors").items()
+    }
+    torch.save(
+        weights | {"proj_out.weight": weights["model.decoder.embed_tokens.weight"]}, folder / "pytorch_model.bin"
+    )
+    shutil.copy(base_model_dir / "preprocessor_config.json", folder)
+    with pytest.raises(
+        UserError, match=r"its weights are PyTorch's own .* then give models/old-safetensors: "
+    ) as refused:
+        model_folder(str(folder))
+    command = str(refused.value).partition("models/old-safetensors: ")[2]
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    converted = load_model(model_folder(str(tmp_path / "models" / "old-safetensors")))
+    want = load_file(small_model_dir / "model.safetensors")
+    got = to_torch_tensors(nnx.state(converted))
+    assert got.keys() == want.keys()
+    assert all(np.array_equal(got[name], want[name]) for name in want)
+
+
+def test_a_model_of_the_hub_with_pytorchs_weights_alone_is_refused_before_it_is_fetched(hub, tmp_path):
+    address, asked = hub
+    said = _in_a_process(FIND_TINY, tmp_path, HF_ENDPOINT=f"{address}/old")
+    assert "openai/whisper-tiny: its weights are PyTorch's own" in said
+    assert "from_pretrained('openai/whisper-tiny')" in said
+    assert not any("/resolve/" in path for path in asked)
 
 
 @pytest.mark.parametrize("name", ["runs/mine/model", "./whisper", "/no/such/folder", "whisper-base", "~/nothing"])
