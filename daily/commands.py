@@ -1,22 +1,29 @@
 """Commands of the other packages, run as processes: shown as they run, and known by their last line of error.
 
 Decision: a process inherits what its parent holds open for it (`close_fds=False`; Python opens every other file closed
-to children). So the loop's lock stays held as long as any process of the day lives, whoever was killed above it.
+to children). So the loop's lock stays held as long as any process of the day lives, whoever was killed above it; and
+a command that takes too long is ended with all that it started, or they would hold the lock for ever.
 """
 
+import contextlib
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from pathlib import Path
+from subprocess import TimeoutExpired
+from typing import BinaryIO, TextIO
 
 from data.errors import UserError
 
 TAIL = 8192  # bytes of standard error that are kept for its last line
 LONGEST = 400  # characters of that line in an error's message; all of it was shown
 USER_ERROR = 2  # exit code of data.errors.command
+GRACE = 30.0  # seconds between being asked to end and being killed
 DRAIN = 5  # seconds for the last of it, once the process has ended; a worker left behind may hold it open for longer
 
 
@@ -29,11 +36,18 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
-def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+def run(
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    longest: float | None = None,
+    errors: TextIO | None = None,
+) -> None:
     """Run `command` to its end, its output and errors shown as they come; `env` replaces the environment.
 
+    Its standard error is shown on `errors`, by default this process's.
+
     Raises:
-        CommandError: it cannot be started, or its exit code is not 0.
+        CommandError: it cannot be started, its exit code is not 0, or it had not ended after `longest` seconds.
     """
     print(f"$ {shlex.join(command)}", flush=True)
     try:
@@ -42,10 +56,14 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         raise CommandError(f"{command[0]}: {error.strerror}") from error
     tail = bytearray()
     assert process.stderr is not None  # a pipe was asked for
-    reader = threading.Thread(target=_show, args=(process.stderr, tail), daemon=True)
+    reader = threading.Thread(target=_show, args=(process.stderr, errors or sys.stderr, tail), daemon=True)
     reader.start()
     try:
-        code = process.wait()
+        code = process.wait() if longest is None else process.wait(longest)
+    except TimeoutExpired:
+        end_all(process.pid)
+        process.wait()
+        raise CommandError(f"{_name(command)}: had not ended after {longest:,.0f} seconds, and was ended") from None
     except BaseException:
         process.terminate()  # the trainer saves and ends
         process.wait()
@@ -55,6 +73,43 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         said = last_line(bytes(tail).decode(errors="replace")) or "said nothing"
         short = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
         raise CommandError(f"{_name(command)}: {short}{_how(code)}")
+
+
+def end_all(pid: int) -> None:
+    """End a process and all below it: those that have not ended `GRACE` seconds after SIGTERM are killed."""
+    below = _tree(pid)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for one in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, number)
+        until = time.monotonic() + GRACE
+        while time.monotonic() < until and any(_is_alive(one) for one in below):
+            time.sleep(0.05)
+
+
+def _tree(pid: int) -> list[int]:
+    """`pid` and the processes below it."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        if stat := _stat(int(path.name)):
+            parents[int(path.name)] = int(stat[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    stat = _stat(pid)
+    return bool(stat) and stat[0] != "Z"
+
+
+def _stat(pid: int) -> list[str]:
+    """What the system says of a process: its state, its parent and more; nothing of one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def last_line(text: str) -> str:
@@ -75,11 +130,11 @@ def _name(command: Sequence[str]) -> str:
     return command[2] if len(command) > 2 and command[1] == "-m" else command[0]
 
 
-def _show(stream: BinaryIO, tail: bytearray) -> None:
-    """Copy `stream` to this process's standard error, and its end to `tail`."""
+def _show(stream: BinaryIO, errors: TextIO, tail: bytearray) -> None:
+    """Copy `stream` to `errors`, and its end to `tail`."""
     with stream:
         while content := stream.read1(2**16):  # type: ignore[attr-defined]
-            sys.stderr.write(content.decode(errors="replace"))
-            sys.stderr.flush()
+            errors.write(content.decode(errors="replace"))
+            errors.flush()
             tail += content
             del tail[:-TAIL]

@@ -2,8 +2,9 @@
 
 Decision: an advisory lock of the operating system on a file that stays (`flock`). It ends with the processes that hold
 it, so no crash leaves one behind; and it is handed on to the stages (daily/commands.py), so a stage that outlives its
-killed loop keeps the next run out until it too has ended. It holds on one machine; on schedulers with machines of
-their own one run at a time is the scheduler's business (docs/operations.md).
+killed loop keeps the next run out until it too has ended. Which of its open files the lock is, a stage reads in its
+environment. It holds on one machine; on schedulers with machines of their own one run at a time is the scheduler's
+business (docs/operations.md).
 """
 
 import fcntl
@@ -17,6 +18,7 @@ from pathlib import Path
 from data.errors import UserError
 
 LOCK = "loop.lock"
+INHERITED = "SUSSURRO_LOOP_LOCK"  # in the environment: the number of the open file that is the lock
 
 
 class LockedError(UserError):
@@ -41,9 +43,21 @@ def locked(store: Path) -> Iterator[None]:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps({"process": os.getpid(), "since": now}).encode(), 0)
-        yield
+        os.environ[INHERITED] = str(file)
+        try:
+            yield
+        finally:
+            os.environ.pop(INHERITED, None)
     finally:
         os.close(file)
+
+
+def is_inherited(store: Path) -> bool:
+    """Whether this process was given the open lock of the folder `store` by the one that started it."""
+    try:
+        return os.path.samestat(os.fstat(int(os.environ.get(INHERITED, ""))), (store / LOCK).stat())
+    except (ValueError, OSError):
+        return False
 
 
 def _holder(file: int) -> str:

@@ -5,11 +5,16 @@ failed or were killed, days when the machine was off, and today. What is older t
 takes along only the stages of its day that need it. Stages are commands in processes of their own, as a user would
 run them, so one that fails, or eats all memory, takes nothing with it.
 
+Away from a terminal only complaints go to standard error, which cron mails; what the stages say there, libraries'
+warnings and all, goes to standard output.
+
 The champion hears a day before anything is trained on that day, so training needs inference; and since a later day's
 training replays earlier ones, it waits for those that could not be heard, too.
 """
 
+import os
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +25,7 @@ import tyro
 
 from daily.commands import CommandError, module, run
 from daily.day_progress import DayProgress, read_progress, window, write_progress
+from daily.leftovers import sweep
 from daily.lock import locked
 from daily.store import parse_day
 from data.errors import UserError, command
@@ -65,12 +71,16 @@ class LoopConfig:
     """The day, as 2026-11-23; default: today, UTC."""
     catch_up: Annotated[int, tyro.conf.arg(metavar="DAYS")] = 7
     """Days before it whose missing or failed stages are made up for."""
+    stage_timeout: Annotated[float, tyro.conf.arg(metavar="HOURS")] = 3.0
+    """Hours after which a stage that has not ended is ended, and has failed."""
     options: Annotated[StageOptions, tyro.conf.arg(name="")] = StageOptions()
     """Further options of the stages."""
 
     def __post_init__(self) -> None:
         if self.catch_up < 0:
             raise UserError(f"--catch-up {self.catch_up}: give a number of days, 0 or more")
+        if not self.stage_timeout > 0:
+            raise UserError(f"--stage-timeout {self.stage_timeout:g}: give a number of hours above 0")
 
 
 def daily_stages(options: StageOptions) -> tuple[Stage, ...]:
@@ -93,8 +103,17 @@ def _stage(name: str, options: StageOptions, needs: tuple[str, ...] = (), needs_
     return Stage(name, tuple(command), needs, needs_of_earlier)
 
 
-def run_loop(store: Path, today: str, catch_up: int, stages: Sequence[Stage], last: Stage) -> list[str]:
+def run_loop(
+    store: Path,
+    today: str,
+    catch_up: int,
+    stages: Sequence[Stage],
+    last: Stage,
+    longest: float | None = None,
+) -> list[str]:
     """Do what is not done up to `today`, and then, if that was anything, `last`; the failures, a line each.
+
+    A stage that takes longer than `longest` seconds is ended, and has failed.
 
     Raises:
         LockedError: another run is going on.
@@ -104,6 +123,7 @@ def run_loop(store: Path, today: str, catch_up: int, stages: Sequence[Stage], la
         store.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     with locked(store):
+        sweep(store)
         days = [read_progress(store, day) for day in window(store, today, catch_up)]
         owed = [day for day in days if not all(day.done(stage.name) for stage in stages)]
         if not owed and days[-1].done(last.name):
@@ -114,10 +134,10 @@ def run_loop(store: Path, today: str, catch_up: int, stages: Sequence[Stage], la
             open_stages = [stage for stage in stages if not day.done(stage.name)]
             print(f"{day.day} ({number} of {len(owed)} days): {', '.join(stage.name for stage in open_stages)}")
             for stage in open_stages:
-                day = _advance(store, day, stage, _missing(day, stage, failed))
+                day = _advance(store, day, stage, _missing(day, stage, failed), longest)
             failures += _failures(day, stages)
             failed = {stage.name: day.day for stage in stages if day.failed(stage.name)} | failed
-        failures += _failures(_advance(store, read_progress(store, today), last), [last])
+        failures += _failures(_advance(store, read_progress(store, today), last, longest=longest), [last])
     return failures
 
 
@@ -129,7 +149,9 @@ def _missing(day: DayProgress, stage: Stage, failed: Mapping[str, str]) -> list[
     return missing
 
 
-def _advance(store: Path, day: DayProgress, stage: Stage, missing: Sequence[str] = ()) -> DayProgress:
+def _advance(
+    store: Path, day: DayProgress, stage: Stage, missing: Sequence[str] = (), longest: float | None = None
+) -> DayProgress:
     """The day after an attempt at `stage`, unless it has to wait."""
     if missing:
         day = day.note(stage.name, "waiting", error=f"waits for {' and '.join(missing)}")
@@ -138,11 +160,13 @@ def _advance(store: Path, day: DayProgress, stage: Stage, missing: Sequence[str]
     day = day.note(stage.name, "started")
     write_progress(store, day)
     started = time.monotonic()
+    command_line = [*stage.command, "--store", str(store), "--day", day.day]
     try:
-        run([*stage.command, "--store", str(store), "--day", day.day])
+        run(command_line, longest=longest, errors=None if sys.stderr.isatty() else sys.stdout)
     except CommandError as error:
         day = day.note(stage.name, "failed", time.monotonic() - started, str(error))
     else:
+        os.sync()  # a power failure must not leave a stage done whose files never reached the disk
         day = day.note(stage.name, "done", time.monotonic() - started)
     write_progress(store, day)
     print(
@@ -160,7 +184,10 @@ def _failures(day: DayProgress, stages: Sequence[Stage]) -> list[str]:
 def main() -> None:
     config = tyro.cli(LoopConfig, prog="python -m daily.loop")
     stages, last = daily_stages(config.options), snapshot_stage(config.options)
-    failures = run_loop(config.store, parse_day(config.day), config.catch_up, stages, last)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # nobody looks at progress bars
+    longest = 3600 * config.stage_timeout
+    failures = run_loop(config.store, parse_day(config.day), config.catch_up, stages, last, longest)
     if failures:
         raise UserError("\n".join(["not everything is done; the next run tries these again:", *failures]))
 

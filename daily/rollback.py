@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from daily.alone import alone
 from daily.registry import CONFIDENCE, MODEL, Version, open_registry
 from daily.store import open_store
 from data.errors import UserError, command
@@ -35,7 +36,8 @@ def roll_back(config: RollbackConfig) -> Version:
 @command
 def main() -> None:
     config = tyro.cli(RollbackConfig)
-    champion = roll_back(config)
+    with alone(config.store):
+        champion = roll_back(config)
     print(
         f"{champion.name} version {champion.number} of {champion.day or champion.key} is the champion\n{champion.note}"
     )

@@ -143,6 +143,11 @@ class Store:
         """The days whose features are whole, oldest first."""
         return sorted(path.stem for path in self.features("*").parent.glob("????-??-??.parquet"))
 
+    def is_quiet(self, day: str) -> bool:
+        """Whether the day is over and nothing new was said on it: its feature table has no row, and it no shards."""
+        path = self.features(day)
+        return path.is_file() and check_table(FEATURES, path) == 0
+
 
 def create_store(folder: Path, language: str, model: str, n_mels: int, tokenizer_sha256: str) -> Store:
     """A new store in `folder`, or the one that is there if its settings are these."""
@@ -198,8 +203,9 @@ def parse_day(text: str) -> str:
 
 def write_table(table: Table, target: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """`rows` as the file `target` of `table`; `UserError` if it is there: what a day is, it stays."""
+    there = UserError(f"{target} is there already, and a day is written once: delete it to have it made again")
     if target.exists():
-        raise UserError(f"{target} is there already, and a day is written once: delete it to have it made again")
+        raise there
     listed = [dict(row) for row in rows]
     names = dict.fromkeys(name for row in listed for name in row)
     wrong = sorted(table.columns.keys() - names.keys() if listed else ())
@@ -213,8 +219,11 @@ def write_table(table: Table, target: Path, rows: Iterable[Mapping[str, Any]]) -
     schema = pa.schema([*table.columns.items(), *further], metadata={SCHEMA_KEY: table.label})
     with writing_to(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(target) as file:
-            pq.write_table(pa.Table.from_pylist(listed, schema), file)
+        try:
+            with new_file(target, once=True) as file:
+                pq.write_table(pa.Table.from_pylist(listed, schema), file)
+        except FileExistsError:  # since
+            raise there from None
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
@@ -240,23 +249,31 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def check_table(table: Table, path: Path) -> None:
-    """`UserError` if the file `path` is not one of `table` as this program knows it."""
+def check_table(table: Table, path: Path) -> int:
+    """How many rows the file `path` has; `UserError` if it is not one of `table` as this program knows it."""
     try:
-        schema = pq.read_schema(path)
+        found = pq.read_metadata(path)
+        schema = found.schema.to_arrow_schema()
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it and run its day again") from None
+        raise UserError(f"{path} cannot be read ({error}): delete it and run {_maker(table, path)}") from None
     label = (schema.metadata or {}).get(SCHEMA_KEY, b"").decode()
     wrong = [
         name for name, kind in table.columns.items() if name not in schema.names or schema.field(name).type != kind
     ]
     if label == table.label and not wrong:
-        return
+        return int(found.num_rows)
     has = f"lacks, or has of another type: {', '.join(wrong)}" if label == table.label else f"says {label or 'nothing'}"
     raise UserError(
-        f"{path} is not of the schema {table.label} ({has}): use the program that wrote it, or delete it and run its "
-        "day again"
+        f"{path} is not of the schema {table.label} ({has}): use the program that wrote it, or delete it and "
+        f"run {_maker(table, path)}"
     )
+
+
+def _maker(table: Table, path: Path) -> str:
+    """The command that makes a table's file again; `make daily` does not, as the day is done."""
+    target = "daily-features" if table is FEATURES else "daily-inference"
+    day = "" if path.stem in FIXED else f" DAY={path.stem}"
+    return f"`make {target} STORE={path.parent.parent}{day}`"
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, table: Table, paths: list[Path]) -> None:

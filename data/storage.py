@@ -29,8 +29,11 @@ def is_local(path: UPath) -> bool:
 
 
 @contextmanager
-def new_file(target: UPath) -> Iterator[BinaryIO]:
-    """A file to write; it stands at `target` once the block ends well, and nowhere if it does not."""
+def new_file(target: UPath, once: bool = False) -> Iterator[BinaryIO]:
+    """A file to write; it stands at `target` once the block ends well, and nowhere if it does not.
+
+    `once`, of a local file alone: never in the place of another, `FileExistsError` if there is one by then.
+    """
     if not is_local(target):
         with tempfile.NamedTemporaryFile() as file:
             yield file  # type: ignore[misc]
@@ -41,10 +44,26 @@ def new_file(target: UPath) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
-        partial.replace(target)
+        if once:
+            _link(partial, target)
+        else:
+            partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _link(partial: Path, target: Path) -> None:
+    """Give a file its name unless another has it; on file systems without links two may do so at one moment."""
+    try:
+        target.hardlink_to(partial)
+    except FileExistsError:
+        raise
+    except OSError:
+        if target.exists():
+            raise FileExistsError(target) from None
+        partial.replace(target)
+    partial.unlink(missing_ok=True)
 
 
 def write_text(target: UPath, text: str) -> None:

@@ -2,9 +2,11 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
+from daily import commands
 from daily.commands import CommandError, last_line, module, run
 from data.errors import UserError
 
@@ -49,6 +51,24 @@ def test_a_long_line_of_error_is_shortened_in_the_message_and_shown_whole(capfd:
     assert len(str(failed.value)) < 600
     assert "a…" in str(failed.value)
     assert "a" * 5000 in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], deaf: bool
+) -> None:
+    """Also what does not heed SIGTERM. The child is one of another group, as a shell's would be."""
+    monkeypatch.setattr(commands, "GRACE", 0.3 if deaf else 30.0)
+    child = "import os, signal, time; open('child', 'w').write(str(os.getpid())); time.sleep(60)"
+    if deaf:
+        child = child.replace("time; ", "time; signal.signal(15, signal.SIG_IGN); ")
+    parent = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {child!r}], process_group=0)"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CommandError, match="had not ended after 2 seconds, and was ended"):
+        run([sys.executable, "-c", parent], longest=2)
+    stat = Path("/proc", (tmp_path / "child").read_text(), "stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    capfd.readouterr()
 
 
 def test_a_program_that_is_not_there_is_an_error_a_user_can_mend() -> None:

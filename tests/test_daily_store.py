@@ -1,6 +1,7 @@
 """The feature store: days appear whole and stay, readers see them through views, other schemas are refused."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,38 @@ def test_a_day_once_written_is_not_written_again(store: Store) -> None:
     assert target.read_bytes() == before
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_write_a_day_at_once_the_second_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """The other one's file appears after the first look for it. Not every file system has links."""
+    target = store.features("2026-11-23")
+    write = pq.write_table
+
+    def write_beside_another(*arguments: Any) -> None:
+        write(*arguments)
+        target.write_text("the other's")
+
+    monkeypatch.setattr("daily.store.pq.write_table", write_beside_another)
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: os.link("/proc/version", "/proc/link"))
+    with pytest.raises(UserError, match="a day is written once"):
+        write_table(FEATURES, target, [feature_row("2026-11-23", 0)])
+    assert target.read_text() == "the other's"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    target.unlink()
+    monkeypatch.setattr("daily.store.pq.write_table", write)
+    write_table(FEATURES, target, [feature_row("2026-11-23", 0)])
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_day_is_quiet_if_its_table_is_there_and_empty(store: Store) -> None:
+    assert not store.is_quiet("2026-11-22")
+    write_table(FEATURES, store.features("2026-11-22"), [])
+    write_table(FEATURES, store.features("2026-11-23"), [feature_row("2026-11-23", 0)])
+    assert (store.is_quiet("2026-11-22"), store.is_quiet("2026-11-23")) == (True, False)
+
+
 @pytest.mark.parametrize("row", [{"id": "a"}, feature_row("2026-11-23", 0) | {"colour": "red"}])
 def test_rows_of_another_schema_are_not_written(store: Store, row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="are none of features"):
@@ -165,6 +198,21 @@ def test_a_file_of_another_schema_is_refused_by_name(store: Store, damage: str) 
     with pytest.raises(UserError, match=r"2026-11-23\.parquet") as refused:
         connect(store)
     assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith(f"delete it and run `make daily-features STORE={store.folder} DAY=2026-11-23`")
+
+
+def test_a_damaged_file_s_error_names_the_command_that_makes_it_again(store: Store) -> None:
+    """Not `make daily`, to which the day is done."""
+    for path, command in (
+        (store.features("guard"), f"`make daily-features STORE={store.folder}`"),
+        (store.predictions("2026-11-23"), f"`make daily-inference STORE={store.folder} DAY=2026-11-23`"),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("damaged")
+        with pytest.raises(UserError) as refused:
+            connect(store)
+        assert str(refused.value).endswith(command)
+        path.unlink()
 
 
 def test_a_store_s_path_may_hold_quotes_and_spaces(tmp_path: Path) -> None:
