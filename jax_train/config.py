@@ -5,6 +5,8 @@ The resolved config is saved beside every artefact it made.
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -117,8 +119,9 @@ class Lora:
     """An adapter counts alpha / rank times."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers by the end of their path, * for any text: q_proj, decoder.*.fc1, encoder.layers.0.self_attn.*"""
-    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the model's own matrices, which are not trained, are kept."""
+    frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which the model's own matrices, which are not trained, are kept; in another than the compute type, a copy
+    of each is made and kept for the backward pass."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -127,6 +130,20 @@ class Lora:
             raise UserError(f"LoRA alpha {self.alpha}: more than 0")
         if not self.targets:
             raise UserError("LoRA without targets: name linear layers, for example q_proj v_proj")
+
+
+ALLOWED: dict[str, Callable[[float], bool]] = {
+    "epochs batch_size gradient_accumulation_steps fsdp processes save_steps eval_steps eval_batch_size keep keep_best "
+    "log_steps": lambda value: value > 0,
+    "attention_heads steps learning_rate weight_decay max_grad_norm process workers save_minutes skip_non_finite "
+    "eval_clips profile patience": lambda value: value >= 0,
+    "timestamps prompt_share single warmup": lambda share: 0 <= share <= 1,
+    "beta1 beta2 muon_momentum label_smoothing dropout activation_dropout attention_dropout ema_decay": lambda share: (
+        0 <= share < 1
+    ),
+    "max_eval_share": lambda share: 0 < share <= 1,
+}
+"""Which values the settings of these names may have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,9 +221,12 @@ class TrainConfig:
     """Small adapters that are trained in the model's place."""
     spec_augment: SpecAugment = NO_MASKS
     """Masks on the log-mel."""
-    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of activations and matrix products; parameters and optimizer stay float32. float16, for GPUs without
-    bfloat16 (T4), scales the loss and leaves out steps that overflow."""
+    bfloat16 (T4), scales the loss and leaves out steps that overflow. auto: what the run in RUN has, or bfloat16 on
+    TPUs and GPUs that have it, float16 on other GPUs, float32 on CPUs."""
+    deterministic: bool = False
+    """On a GPU, the same bits every time: slower operations in place of those that add up in whatever order comes."""
     remat: bool = False
     """Compute each layer's activations again in the backward pass: a third more time, a fraction of the memory."""
     fsdp: int = 1
@@ -253,46 +273,13 @@ class TrainConfig:
     """Steps between rows of metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name, value, allowed in [
-            ("attention-heads", self.attention_heads, self.attention_heads >= 0),
-            ("epochs", self.epochs, self.epochs > 0),
-            ("steps", self.steps, self.steps >= 0),
-            ("batch-size", self.batch_size, self.batch_size > 0),
-            ("timestamps", self.timestamps, 0 <= self.timestamps <= 1),
-            ("prompt-share", self.prompt_share, 0 <= self.prompt_share <= 1),
-            ("single", self.single, 0 <= self.single <= 1),
-            ("learning-rate", self.learning_rate, self.learning_rate >= 0),
-            ("warmup", self.warmup, 0 <= self.warmup <= 1),
-            ("weight-decay", self.weight_decay, self.weight_decay >= 0),
-            ("max-grad-norm", self.max_grad_norm, self.max_grad_norm >= 0),
-            ("beta1", self.beta1, 0 <= self.beta1 < 1),
-            ("beta2", self.beta2, 0 <= self.beta2 < 1),
-            ("muon-momentum", self.muon_momentum, 0 <= self.muon_momentum < 1),
-            ("gradient-accumulation-steps", self.gradient_accumulation_steps, self.gradient_accumulation_steps > 0),
-            ("label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1),
-            ("dropout", self.dropout, 0 <= self.dropout < 1),
-            ("activation-dropout", self.activation_dropout, 0 <= self.activation_dropout < 1),
-            ("attention-dropout", self.attention_dropout, 0 <= self.attention_dropout < 1),
-            ("ema-decay", self.ema_decay, 0 <= self.ema_decay < 1),
-            ("fsdp", self.fsdp, self.fsdp > 0),
-            ("processes", self.processes, self.processes > 0),
-            ("process", self.process, 0 <= self.process < self.processes),
-            ("workers", self.workers, self.workers >= 0),
-            ("save-steps", self.save_steps, self.save_steps > 0),
-            ("save-minutes", self.save_minutes, self.save_minutes >= 0),
-            ("skip-non-finite", self.skip_non_finite, self.skip_non_finite >= 0),
-            ("eval-steps", self.eval_steps, self.eval_steps > 0),
-            ("eval-clips", self.eval_clips, self.eval_clips >= 0),
-            ("eval-batch-size", self.eval_batch_size, self.eval_batch_size > 0),
-            ("profile", self.profile, self.profile >= 0),
-            ("keep", self.keep, self.keep > 0),
-            ("keep-best", self.keep_best, self.keep_best > 0),
-            ("max-eval-share", self.max_eval_share, 0 < self.max_eval_share <= 1),
-            ("patience", self.patience, self.patience >= 0),
-            ("log-steps", self.log_steps, self.log_steps > 0),
-        ]:
-            if not allowed:
-                raise UserError(f"--{name} {value}: see --help for what is allowed")
+        for names, allowed in ALLOWED.items():
+            for name in names.split():
+                if not allowed(getattr(self, name)):
+                    wrong = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                    raise UserError(f"{wrong}: see --help for what is allowed")
+        if self.process >= self.processes:
+            raise UserError(f"--process {self.process}: from 0, and below --processes {self.processes}")
         if self.processes > 1 and not self.coordinator:
             raise UserError(f"--processes {self.processes}: give --coordinator HOST:PORT of the first of them")
         if self.patience and not self.eval_split:
@@ -301,8 +288,13 @@ class TrainConfig:
             raise UserError("--freeze with LoRA: adapters leave all of the model frozen already; drop one of them")
 
 
-def compilation_cache(folder: Path = Path(".cache/jax")) -> None:
-    """Keep compiled programs in `folder`, so that only the first run of a shape compiles."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+def compilation_cache(folder: Path | None = None) -> None:
+    """Keep compiled programs in `folder`, so that only the first run of a shape compiles.
+
+    Without one: where JAX_COMPILATION_CACHE_DIR says, or in .cache/jax.
+    """
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR") if folder is None else None  # may be a bucket's
+    place = named or str((folder or Path(".cache/jax")).absolute())
+    jax.config.update("jax_compilation_cache_dir", place)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -2,8 +2,8 @@
 
 Decision: a preset is a plain value, and what is not in it is `TrainConfig`'s default. Each says on which hardware it
 is meant to run, and the times and scores that are known; where these are not ours, it says whose they are. Memory is
-`jax_train.memory_plan`'s, on paper, for windows of the full 448 tokens in bfloat16; a GPU without bfloat16 (T4) wants
-`--compute-dtype float16`, a CPU `float32`.
+`jax_train.memory_plan`'s, on paper, for windows of the full 448 tokens in a type of two bytes; which one is the
+device's own matter (`--compute-dtype auto`).
 """
 
 import argparse
@@ -39,7 +39,6 @@ def _size(name: str, card_gb: int, parts: int, doc: str) -> Preset:
         "learning_rate": LEARNING_RATES[name],
         "batch_size": 16,
         "gradient_accumulation_steps": parts,
-        "compute_dtype": "bfloat16",
     }
     return Preset(f"Whisper {name}, all parameters, on one device of {card_gb} GB. {doc}", card_gb, settings)
 

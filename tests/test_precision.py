@@ -1,14 +1,23 @@
-"""float16 with a scaled loss, and recomputed activations: the same training, other costs."""
+"""Number types: float16 with a scaled loss, which type suits a device, and a GPU's same bits every time."""
 
 import dataclasses
 import itertools
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data.errors import UserError
 from jax_train.loss_scale import INITIAL, STEPS_TO_DOUBLE, LossScale
+from jax_train.precision import SAME_BITS, decided, same_bits, suited
+from jax_train.train import train
+from tests.conftest import REPOSITORY
 from tests.test_step import CONFIG, steps
 from tests.torch_reference import SHALLOW, small_model_dir
 
@@ -58,3 +67,70 @@ def test_the_scale_doubles_after_many_good_steps_and_halves_at_a_bad_one():
         seen.append((float(scale.scale), int(scale.good_steps)))
     assert seen[:4] == [(8, STEPS_TO_DOUBLE - 1), (16, 0), (16, 1), (8, 0)]
     assert seen[-1] == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "dtype"),
+    [
+        ("tpu", None, "bfloat16"),
+        ("gpu", "9.0", "bfloat16"),
+        ("gpu", "8.0", "bfloat16"),
+        ("gpu", "7.5", "float16"),
+        ("gpu", "gfx90a", "float16"),
+        ("cpu", None, "float32"),
+    ],
+)
+def test_each_device_has_a_type_that_suits_it(platform, capability, dtype):
+    device = SimpleNamespace(platform=platform, **({"compute_capability": capability} if capability else {}))
+    assert suited(device) == dtype
+
+
+def test_a_run_keeps_its_type_on_a_machine_that_another_would_suit(
+    small_model_dir, small_shards, tmp_path, monkeypatch
+):
+    """Begun on a CPU, which a new run on an A100 would not be like; and what the type became stands in its settings."""
+    config = dataclasses.replace(
+        CONFIG, shards=small_shards, run=tmp_path / "run", model=str(small_model_dir), batch_size=8, steps=1,
+        learning_rate=1e-2, compute_dtype="auto",
+    )  # fmt: skip
+    train(config)
+    assert json.loads((config.run / "config.json").read_text())["compute_dtype"] == "float32"
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu", compute_capability="8.0")])
+    assert decided(config).compute_dtype == "float32"
+    assert decided(dataclasses.replace(config, run=tmp_path / "other")).compute_dtype == "bfloat16"
+    assert decided(dataclasses.replace(config, compute_dtype="float16")).compute_dtype == "float16"
+    settings = json.loads((config.run / "config.json").read_text())
+    settings.pop("compute_dtype")  # a run from before the setting
+    (config.run / "config.json").write_text(json.dumps(settings))
+    assert decided(config).compute_dtype == "float32"
+
+
+DETERMINISTIC = """
+import os, sys
+import jax_train.train
+jax_train.train.train = lambda config, stop: sys.exit(os.environ["XLA_FLAGS"] + f" {len(__import__('jax').devices())}")
+sys.argv[1:] = ["--shards", "shards", "--run", "run", *sys.argv[1:]]
+jax_train.train.main()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--deterministic"]])
+def test_deterministic_reaches_xla_beside_the_flags_that_are_there(options, tmp_path):
+    """XLA ends a process whose flags it does not know: it starts with them, and with the two devices of the other."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", DETERMINISTIC, *options],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    flags = " ".join(["--xla_force_host_platform_device_count=2", *([SAME_BITS] if options else [])])
+    assert done.stderr.splitlines()[-1] == f"{flags} 2"
+
+
+def test_deterministic_is_refused_once_jax_has_started_with_other_flags(monkeypatch):
+    jax.devices()
+    config = dataclasses.replace(CONFIG, deterministic=True)
+    with pytest.raises(UserError, match=f"--deterministic: JAX has started in this process already; .*{SAME_BITS}"):
+        same_bits(config)
+    same_bits(CONFIG)
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {SAME_BITS}")
+    same_bits(config)

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from transformers import WhisperConfig as HuggingFaceConfig
@@ -14,11 +16,21 @@ from jax_train.config import PUBLISHED, TrainConfig
 from jax_train.export import ExportConfig, export
 from jax_train.memory_plan import memory_plan
 from jax_train.model import functional
+from jax_train.precision import decided, fuses_attention, suited
 from jax_train.presets import PRESETS, from_command_line
 from jax_train.train import train
 from jax_train.weights import load_model
 
 PATHS = ["--shards", "shards", "--run", "run"]
+T4 = SimpleNamespace(platform="gpu", device_kind="Tesla T4", compute_capability="7.5")
+A100 = SimpleNamespace(platform="gpu", device_kind="NVIDIA A100-SXM4-40GB", compute_capability="8.0")
+
+
+def decided_on(config: TrainConfig, device: SimpleNamespace) -> TrainConfig:
+    """What a preset comes to on a made device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: [device])
+        return decided(config)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -36,8 +48,14 @@ def test_every_preset_resolves_to_its_settings_and_says_what_it_is(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fits_the_device_it_names_on_paper(name):
-    """Packed windows may have 448 label tokens; a sentence read aloud for Common Voice has fewer than 128."""
+    """Packed windows may have 448 label tokens; a sentence read aloud for Common Voice has fewer than 128.
+
+    Those of 16 GB are a T4: no bfloat16, and no kernel for attention. Others are counted without that kernel too.
+    """
     config = from_command_line(["--preset", name, *PATHS], None)
+    device = T4 if PRESETS[name].card_gb == 16 else A100
+    config = decided_on(config, device)
+    assert config.compute_dtype == ("float16" if device is T4 else "bfloat16")
     plan = memory_plan(
         PUBLISHED[config.model.removeprefix("openai/whisper-")],
         lora=None,
@@ -46,6 +64,15 @@ def test_every_preset_fits_the_device_it_names_on_paper(name):
         compute_dtype=config.compute_dtype,
     )
     assert plan.fits(PRESETS[name].card_gb), plan.table()
+
+
+def test_a_t4_has_neither_bfloat16_nor_a_kernel_for_attention_and_an_a100_both():
+    assert (suited(T4), fuses_attention(T4, "float16")) == ("float16", False)
+    assert (suited(A100), fuses_attention(A100, "bfloat16"), fuses_attention(A100, "float32")) == (
+        "bfloat16",
+        True,
+        False,
+    )
 
 
 def test_there_is_a_preset_of_every_published_size():

@@ -26,7 +26,7 @@ from tests.power_cut import train_until_power_cut
 from tests.test_windows import random_batch
 from tests.torch_reference import SHALLOW, small_model_dir
 
-CONFIG = TrainConfig(shards=Path(), run=Path())
+CONFIG = TrainConfig(shards=Path(), run=Path(), compute_dtype="float32")
 ENCODER = ("model.encoder.*",)
 
 

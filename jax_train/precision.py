@@ -1,0 +1,68 @@
+"""How a run computes: the number type that suits its devices and, where it is asked for, a GPU's same bits every time.
+
+Decision: `--compute-dtype auto` is decided before anything else and stands decided in config.json; a run that is there
+keeps its own, so that another machine continues it.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any, Literal
+
+import jax
+from jax._src.xla_bridge import backends_are_initialized  # no public function says so
+
+from data.errors import UserError
+from jax_train.config import TrainConfig
+
+Type = Literal["float32", "bfloat16", "float16"]
+
+BFLOAT16_COMPUTE_CAPABILITY = 8.0  # Ampere; cuDNN's fused attention begins there too
+SAME_BITS = "--xla_gpu_exclude_nondeterministic_ops=true"
+
+
+def suited(device: Any) -> Type:
+    """The type in which a device computes fastest and well enough to train."""
+    if device.platform == "tpu":
+        return "bfloat16"
+    if device.platform != "gpu":
+        return "float32"
+    return "bfloat16" if compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY else "float16"
+
+
+def fuses_attention(device: Any, dtype: Type) -> bool:
+    """Whether a device has one kernel for attention in a type, so that all of a layer's scores never exist."""
+    return dtype != "float32" and compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY
+
+
+def compute_capability(device: Any) -> float:
+    """An NVIDIA GPU's; 0 of anything else."""
+    try:
+        return float(getattr(device, "compute_capability", 0))
+    except ValueError:  # AMD's are names
+        return 0.0
+
+
+def decided(config: TrainConfig) -> TrainConfig:
+    """The settings with `--compute-dtype auto` decided: as the run in RUN has it, or as suits the devices."""
+    if config.compute_dtype != "auto":
+        return config
+    path = config.run / "config.json"
+    kept = json.loads(path.read_text()).get("compute_dtype", "float32") if path.is_file() else None
+    return dataclasses.replace(config, compute_dtype=kept or suited(jax.devices()[0]))
+
+
+def same_bits(config: TrainConfig) -> None:
+    """With `--deterministic`, have XLA compile no operation for a GPU that adds up in whatever order comes.
+
+    Raises:
+        UserError: JAX has started, and with other flags.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if not config.deterministic or SAME_BITS in flags.split():
+        return
+    if backends_are_initialized():
+        raise UserError(
+            f"--deterministic: JAX has started in this process already; start it with XLA_FLAGS={SAME_BITS}"
+        )
+    os.environ["XLA_FLAGS"] = f"{flags} {SAME_BITS}".strip()
