@@ -180,10 +180,11 @@ def test_a_layers_first_adapter_does_not_depend_on_the_other_targets():
     assert not np.array_equal(a[: SIZES[0]], both["layers.0.fc.lora_A.kernel"])
 
 
-def test_frozen_matrices_may_be_kept_in_bfloat16_and_the_adapters_stay_float32(model):
-    adapters, frozen, _ = adapted(model, Lora(4, frozen_dtype="bfloat16"), jax.random.key(0))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_frozen_matrices_may_be_kept_in_two_bytes_and_the_adapters_stay_float32(model, dtype):
+    adapters, frozen, _ = adapted(model, Lora(4, frozen_dtype=dtype), jax.random.key(0))
     assert {value.dtype for value in adapters.values()} == {jnp.dtype(jnp.float32)}
-    assert {str(value.dtype) for name, value in frozen.items() if name.endswith(".kernel")} == {"bfloat16"}
+    assert {str(value.dtype) for name, value in frozen.items() if name.endswith(".kernel")} == {dtype}
     assert frozen["encoder.layer_norm.scale"].dtype == jnp.float32
     full = merged(frozen, trained(adapters), 8.0)
     assert {name: value.dtype for name, value in full.items()} == {name: x.dtype for name, x in frozen.items()}

@@ -1,5 +1,8 @@
 """The memory plan: counts are the model's own, and large-v3 with LoRA fits a T4 on paper."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,8 +11,9 @@ from flax import nnx
 from data.errors import UserError
 from jax_train.config import PUBLISHED, Lora, WhisperConfig
 from jax_train.lora import init, merged
-from jax_train.memory_plan import MemoryPlan, PlanConfig, largest_batch, memory_plan
+from jax_train.memory_plan import MemoryPlan, PlanConfig, largest_batch, memory_plan, shapes
 from jax_train.model import Whisper, functional
+from jax_train.presets import from_command_line
 
 LARGE_V3 = 1_543_490_560  # numbers in the published model.safetensors
 POSITIONS = 1500 * 1280  # of them the encoder's fixed positions
@@ -32,7 +36,7 @@ def test_lora_of_large_v3_fits_a_16_gb_t4():
     assert plan.adapters == plan.gradients == adapters * 4
     assert plan.optimizer == adapters * 8
     assert plan.copies == 96 * 2 * 1280 * 1280 * 2
-    assert LARGE_V3 * 2 < plan.weights < LARGE_V3 * 2.01  # bfloat16; vectors stay float32
+    assert LARGE_V3 * 2 < plan.weights < LARGE_V3 * 2.01  # two bytes; vectors stay float32
     assert plan.fits(config.card_gb)
     assert largest_batch(config) >= 1
     assert config.plan(largest_batch(config)).fits(config.card_gb)
@@ -72,6 +76,33 @@ def test_activations_and_workspace_by_hand_for_tiny():
     assert plan.workspace == 4 * (3 * 4 * 6 * 1500**2 + (3 * 256 + 384) * 51_865)
     less = memory_plan(PUBLISHED["tiny"], lora=None, batch_size=3, tokens=100, remat=True)
     assert less.activations < plan.activations / 2
+
+
+def test_frozen_weights_of_another_type_of_the_same_size_are_copied_whole():
+    """A T4 computes in float16: weights kept in bfloat16 would be there twice."""
+    same = PlanConfig(compute_dtype="float16")
+    other = dataclasses.replace(same, frozen_dtype="bfloat16")
+    matrices = sum(math.prod(x.shape) for x in shapes(PUBLISHED["large-v3"])[0].values() if x.ndim > 1)
+    assert other.plan(1).copies == matrices * 2
+    assert same.plan(1).copies < other.plan(1).copies / 4
+    assert largest_batch(other) < largest_batch(same)
+
+
+def test_a_kernel_for_attention_makes_no_scores():
+    """1500² scores for each of 6 heads and 2 windows, four arrays of float32."""
+    plans = [memory_plan(PUBLISHED["tiny"], lora=None, batch_size=2, fused_attention=fused) for fused in (False, True)]
+    assert plans[0].workspace - plans[1].workspace == 2 * 6 * 1500**2 * 4 * 4
+    assert dataclasses.replace(plans[0], workspace=0) == dataclasses.replace(plans[1], workspace=0)
+    fused = PlanConfig(rank=0, model="small", fused_attention=True)
+    assert largest_batch(fused) > largest_batch(dataclasses.replace(fused, fused_attention=False))
+
+
+def test_the_plan_says_what_the_train_command_is_to_be_told():
+    options = PlanConfig(rank=8).options().split()
+    config = from_command_line(["--shards", "s", "--run", "r", *options], None)
+    assert config.lora == Lora(8, frozen_dtype="float16")
+    assert (config.compute_dtype, config.remat) == ("float16", False)
+    assert PlanConfig(rank=0, compute_dtype="bfloat16", remat=True).options() == "--compute-dtype bfloat16 --remat"
 
 
 def test_the_table_ends_with_the_total():
