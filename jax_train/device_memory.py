@@ -4,7 +4,8 @@ What a step keeps for its backward pass grows with the windows that a device tak
 and gradients do not. Both come from the compiled step's own plan where there is one, and the room from the device.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 
 from data.errors import UserError
 from jax_train.config import TrainConfig
+from jax_train.optimizer import trained
 
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 GIGABYTE = 1e9
@@ -20,26 +22,82 @@ GIGABYTE = 1e9
 @contextmanager
 def memory_advice(config: TrainConfig, train_step: Any, state: Any, batch: Any) -> Iterator[None]:
     """Around a step: raises `UserError` with a batch size that fits where the device has no room for this one."""
-    shapes = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), (state, batch)
-    )
+    with _exhausted(lambda: too_small(config, train_step, *jax.tree.map(_shape, (state, batch)))):
+        yield
+
+
+@contextmanager
+def state_advice(config: TrainConfig) -> Iterator[None]:
+    """Around the first placing of a run's state: raises `UserError` with what to lower where it has no room."""
+    with _exhausted(lambda: no_room_for_state(config)):
+        yield
+
+
+@contextmanager
+def evaluation_advice(config: TrainConfig) -> Iterator[None]:
+    """Around an evaluation while training: raises `UserError` with a smaller batch where there is no room for it."""
+    with _exhausted(lambda: no_room_for_evaluation(config)):
+        yield
+
+
+@contextmanager
+def _exhausted(advice: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if EXHAUSTED not in str(error):
             raise
-        raise UserError(too_small(config, train_step, *shapes)) from error
+        raise UserError(advice()) from error
+
+
+def _shape(array: jax.Array) -> jax.ShapeDtypeStruct:
+    """What is known of an array also when a step has consumed it."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def no_room_for_state(config: TrainConfig) -> str:
+    """What to do when parameters and optimizer state alone do not fit."""
+    saving = [
+        ("--ema-decay 0", config.ema_decay > 0),
+        ("--optimizer adafactor", config.optimizer == "adamw" and not config.lora.rank),
+        ("--lora.rank 32", not config.lora.rank),
+        ("--lora.frozen-dtype bfloat16 (float16 on a T4)", config.lora.rank and config.lora.frozen_dtype == "float32"),
+        (f"--fsdp {jax.device_count()}", config.fsdp < jax.device_count()),
+    ]
+    options = ", ".join(option for option, saves in saving if saves)
+    return (
+        f"{config.model}: parameters and optimizer state do not fit, before any step: each device has {_room_said()}; "
+        + (f"{options} take less, or " if options else "")
+        + "take a smaller model or larger devices"
+    )
+
+
+def no_room_for_evaluation(config: TrainConfig) -> str:
+    """What to do when an evaluation does not fit beside what training keeps."""
+    size = config.eval_batch_size
+    head = f"--eval-batch-size {size} does not fit beside the run's state: each device has {_room_said()}"
+    if size == 1:
+        return f"{head}; take larger devices, or another RUN without --eval-split and `make evaluate` after it"
+    return f"{head}; give --eval-batch-size {size // 2}: the same command continues from the newest checkpoint"
+
+
+def _room() -> int | None:
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
+def _room_said() -> str:
+    room = _room()
+    return f"{room / GIGABYTE:.1f} GB" if room else "too little memory"
 
 
 def too_small(config: TrainConfig, train_step: Any, state: Any, batch: Any) -> str:
     """What to do when a step does not fit."""
     devices = jax.device_count()
     windows = config.batch_size // devices // config.gradient_accumulation_steps  # at once, on a device
-    room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    fitting, needed = fitting_windows(train_step, state, batch, windows, room)
-    has = f"{room / GIGABYTE:.1f} GB" if room else "too little memory"
+    constant = constant_bytes(state, config.freeze)
+    fitting, needed = fitting_windows(train_step, state, batch, windows, _room(), constant)
     needs = f", the step needs {needed / GIGABYTE:.1f} GB" if needed else ""
-    head = f"--batch-size {config.batch_size} does not fit: each device has {has}{needs}"
+    head = f"--batch-size {config.batch_size} does not fit: each device has {_room_said()}{needs}"
     tail = "--ema-decay 0 and --optimizer adafactor save memory too"
     if windows == 1 or fitting == 0:
         return f"{head}; even one window at a time is too much: take a smaller model or larger devices; {tail}"
@@ -50,10 +108,34 @@ def too_small(config: TrainConfig, train_step: Any, state: Any, batch: Any) -> s
     return f"{head}; --batch-size {fitting * devices} should fit, or --gradient-accumulation-steps {parts}; {tail}"
 
 
+def constant_bytes(state: Any, freeze: tuple[str, ...]) -> int:
+    """Bytes on a device, beside its arguments, that a step takes for any number of windows.
+
+    They are the device's own part of the gradients, and where parameters are split (`--fsdp`) all of the model's,
+    gathered.
+    """
+    gradients = sum(map(_on_device, trained(state.params, freeze).values()))
+    kept = [*state.params.values(), *state.buffers.values()]
+    return gradients + sum(_whole(array) for array in kept if _on_device(array) < _whole(array))
+
+
+def _whole(array: Any) -> int:
+    return int(math.prod(array.shape)) * int(array.dtype.itemsize)
+
+
+def _on_device(array: Any) -> int:
+    if array.sharding is None:
+        return _whole(array)
+    return int(math.prod(array.sharding.shard_shape(array.shape))) * int(array.dtype.itemsize)
+
+
 def fitting_windows(
-    train_step: Any, state: Any, batch: Any, windows: int, room: int | None
+    train_step: Any, state: Any, batch: Any, windows: int, room: int | None, constant: int
 ) -> tuple[int | None, int | None]:
-    """Windows at once that fit into `room` bytes, and the bytes that `windows` take; `None`: not known."""
+    """Windows at once that fit into `room` bytes, and the bytes that `windows` take; `None`: not known.
+
+    `constant` of the step's temporary bytes do not grow with the windows. All are those of one device.
+    """
     try:
         plan = train_step.lower(state, batch).compile().memory_analysis()
     except jax.errors.JaxRuntimeError:  # it may not even compile
@@ -61,9 +143,8 @@ def fitting_windows(
     if plan is None:
         return None, None
     fixed = plan.argument_size_in_bytes
-    gradients = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(state.params))
-    growing = max(plan.temp_size_in_bytes - gradients, 1) / windows
+    growing = max(plan.temp_size_in_bytes - constant, 1) / windows
     needed = fixed + plan.temp_size_in_bytes
     if room is None or needed <= room:  # it knows better than its plan
         return None, needed
-    return max(0, int((room - fixed - gradients) / growing)), needed
+    return max(0, int((room - fixed - constant) / growing)), needed

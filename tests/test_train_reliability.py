@@ -16,23 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jax_train.train
 from data.errors import UserError
-from data.records import Shards
 from jax_train import batches
 from jax_train.checkpoint_files import remove, steps_in
 from jax_train.checkpoints import Checkpoints, load_run
 from jax_train.config import TrainConfig
-from jax_train.device_memory import too_small
 from jax_train.model import functional
-from jax_train.run_folder import prepare_run
 from jax_train.runlog import METRICS, RunLog, read_rows
 from jax_train.saving import Saving
 from jax_train.sharding import data_mesh
@@ -42,7 +37,7 @@ from jax_train.train import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KILLS = 20
-TIMES = {"speech_seconds_per_second", "data_wait", "eval_share", "seconds"}
+TIMES = {"speech_seconds_per_second", "data_wait", "eval_share", "seconds", "seconds_to_first_step", "run_seconds"}
 ONE_DEVICE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
 
@@ -357,75 +352,3 @@ def test_an_operations_own_time_leaves_out_what_runs_inside_it():
     assert {name: (round(1e6 * seconds), calls) for name, (seconds, calls) in got.items()} == {
         "while": (8, 2), "dot": (12, 4), "add": (4, 2),
     }  # fmt: skip
-
-
-class Plan:
-    """A compiled step whose windows take 2 GB each, beside 6 GB of state and 2 GB of gradients."""
-
-    argument_size_in_bytes = 6_000_000_000
-
-    def __init__(self, windows: int) -> None:
-        self.temp_size_in_bytes = (2 + 2 * windows) * 1_000_000_000
-
-    def lower(self, *_: object) -> "Plan":
-        return self
-
-    compile = memory_analysis = lower
-
-
-@pytest.mark.parametrize(
-    ("room", "windows", "said"),
-    [
-        (16e9, 8, r"--batch-size 64 does not fit: each device has 16\.0 GB, the step needs 24\.0 GB; "
-                  r"--batch-size 32 should fit, or --gradient-accumulation-steps 2"),
-        (9e9, 8, "even one window at a time is too much"),
-        (None, 8, "has too little memory, the step needs 24.0 GB; --batch-size 32 should fit"),
-        (7e9, 1, "even one window at a time"),
-    ],
-)  # fmt: skip
-def test_too_small_a_device_is_told_which_batch_would_fit(setup, monkeypatch, room, windows, said):
-    params = {"kernel": jax.ShapeDtypeStruct((500_000_000,), jnp.float32)}
-    state = TrainState(params, {}, (), jax.ShapeDtypeStruct((), jnp.int32))
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device(room)])
-    config = dataclasses.replace(setup, batch_size=8 * windows)
-    assert re.search(said, too_small(config, Plan(windows), state, None))
-
-
-@dataclasses.dataclass
-class Device:
-    """One with so much memory."""
-
-    room: float | None
-
-    def memory_stats(self) -> dict | None:
-        return {"bytes_limit": int(self.room)} if self.room else None
-
-
-def test_an_exhausted_device_ends_the_run_in_a_line_of_advice(eight, monkeypatch):
-    def exhausted(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
-
-    monkeypatch.setattr(jax_train.train, "make_train_step", lambda *_: Step(exhausted))
-    with pytest.raises(UserError, match=r"--batch-size 16 does not fit: .*; --batch-size 8 should fit, or "):
-        train(dataclasses.replace(eight, batch_size=16))
-
-
-@dataclasses.dataclass
-class Step:
-    """A step that neither compiles nor runs."""
-
-    lower: Callable
-
-    def __call__(self, *arguments: object) -> None:
-        self.lower(*arguments)
-
-
-def test_other_data_under_a_run_is_refused_with_what_changed(setup, small_model_dir, tmp_path):
-    shards = Shards.open(setup.shards, "train")
-    config = dataclasses.replace(setup, run=tmp_path / "run")
-    prepare_run(config, small_model_dir, shards)
-    prepare_run(dataclasses.replace(config, save_minutes=1.0, eval_steps=7), small_model_dir, shards)
-    (shard,) = shards.manifest["shards"]
-    other = shards.manifest | {"seed": 7, "shards": [shard | {"sha256": "0" * 64}]}
-    with pytest.raises(UserError, match=r"data\.seed 0 → 7; data\.shards\.train-00000-of-00001\.tfrecord\.sha256 "):
-        prepare_run(config, small_model_dir, SimpleNamespace(manifest=other))

@@ -1,0 +1,159 @@
+"""Too small a device is one line of advice, wherever it shows: in a step, an evaluation, or the state itself."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jax_train.train
+from data.errors import UserError
+from jax_train.config import Lora, TrainConfig
+from jax_train.device_memory import (
+    constant_bytes,
+    evaluation_advice,
+    no_room_for_evaluation,
+    no_room_for_state,
+    state_advice,
+    too_small,
+)
+from jax_train.evaluation import Evaluation
+from jax_train.sharding import data_mesh, shardings
+from jax_train.step import TrainState
+from jax_train.train import train
+
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        small_shards, tmp_path / "run", model=str(small_model_dir), batch_size=8, steps=2, learning_rate=1e-2
+    )
+
+
+def exhausted(*_: object) -> None:
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+
+
+class Plan:
+    """A compiled step whose windows take 2 GB each, beside 6 GB of state and 2 GB of gradients."""
+
+    argument_size_in_bytes = 6 * GB
+
+    def __init__(self, windows: int, constant: int = 2 * GB) -> None:
+        self.temp_size_in_bytes = constant + 2 * windows * GB
+
+    def lower(self, *_: object) -> "Plan":
+        return self
+
+    compile = memory_analysis = lower
+
+
+@dataclasses.dataclass
+class Device:
+    """One with so much memory."""
+
+    room: float | None
+
+    def memory_stats(self) -> dict | None:
+        return {"bytes_limit": int(self.room)} if self.room else None
+
+
+def state_of(numbers: int) -> TrainState:
+    """A state's shapes: one matrix of so many float32 numbers."""
+    params = {"kernel": jax.ShapeDtypeStruct((numbers // 8, 8), jnp.float32)}
+    return TrainState(params, {}, (), jax.ShapeDtypeStruct((), jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("room", "windows", "said"),
+    [
+        (16e9, 8, r"--batch-size 64 does not fit: each device has 16\.0 GB, the step needs 24\.0 GB; "
+                  r"--batch-size 32 should fit, or --gradient-accumulation-steps 2"),
+        (9e9, 8, "even one window at a time is too much"),
+        (None, 8, "has too little memory, the step needs 24.0 GB; --batch-size 32 should fit"),
+        (7e9, 1, "even one window at a time"),
+    ],
+)  # fmt: skip
+def test_too_small_a_device_is_told_which_batch_would_fit(config, monkeypatch, room, windows, said):
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(room)])
+    config = dataclasses.replace(config, batch_size=8 * windows)
+    assert re.search(said, too_small(config, Plan(windows), state_of(500_000_000), None))
+
+
+def lying(state: TrainState, fsdp: int) -> TrainState:
+    """The state's shapes as they lie on eight devices."""
+    return jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+        state,
+        shardings(state, data_mesh(fsdp=fsdp)),
+    )
+
+
+def test_split_parameters_count_as_each_device_holds_them(config, monkeypatch):
+    """2 GB of parameters in eight parts: a quarter GB of gradients on a device, and the 2 GB that a step gathers.
+
+    A frozen matrix is gathered and has no gradient.
+    """
+    split = lying(state_of(500_000_000), fsdp=8)
+    assert constant_bytes(split, ()) == 2 * GB // 8 + 2 * GB
+    assert constant_bytes(lying(state_of(500_000_000), fsdp=1), ()) == 2 * GB
+    both = split._replace(params=split.params | {"other.kernel": split.params["kernel"]})
+    assert constant_bytes(both, ("model.other.*",)) == 2 * GB // 8 + 4 * GB
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(16.5e9)])
+    plan = Plan(8, constant=2 * GB // 8 + 2 * GB)  # beside 8.25 GB there is room for 4 windows of 2 GB
+    said = too_small(dataclasses.replace(config, batch_size=64, fsdp=8), plan, split, None)
+    assert "--batch-size 32 should fit" in said
+
+
+def test_an_exhausted_device_ends_the_run_in_a_line_of_advice(config, monkeypatch):
+    monkeypatch.setattr(jax_train.train, "make_train_step", lambda *_: Step(exhausted))
+    with pytest.raises(UserError, match=r"--batch-size 16 does not fit: .*; --batch-size 8 should fit, or "):
+        train(dataclasses.replace(config, batch_size=16))
+
+
+@dataclasses.dataclass
+class Step:
+    """A step that neither compiles nor runs."""
+
+    lower: Callable
+
+    def __call__(self, *arguments: object) -> None:
+        self.lower(*arguments)
+
+
+def test_an_evaluation_that_does_not_fit_beside_training_names_the_batch_to_lower(config, monkeypatch):
+    monkeypatch.setattr(Evaluation, "run", exhausted)
+    monkeypatch.setattr("jax_train.device_memory._room", lambda: 16 * GB)
+    evaluated = dataclasses.replace(config, eval_split="test", eval_steps=1)
+    wanted = r"--eval-batch-size 8 does not fit beside .* has 16\.0 GB; give --eval-batch-size 4: the same command cont"
+    with pytest.raises(UserError, match=wanted):
+        train(evaluated)
+    said = no_room_for_evaluation(dataclasses.replace(config, eval_batch_size=1))
+    assert "another RUN without --eval-split" in said
+
+
+@pytest.mark.parametrize("place", ["initial_state", "load_model"])
+def test_a_state_that_does_not_fit_before_any_step_is_told_what_takes_less(config, monkeypatch, place):
+    monkeypatch.setattr(jax_train.train, place, exhausted)
+    with pytest.raises(UserError, match=r"parameters and optimizer state do not fit, before any step.*--lora\.rank 32"):
+        train(config)
+
+
+def test_only_what_the_run_does_not_do_yet_is_advised(config):
+    frugal = dataclasses.replace(config, optimizer="adafactor", lora=Lora(8, frozen_dtype="float16"), fsdp=8)
+    assert "too little memory; take a smaller model" in no_room_for_state(frugal)
+    assert "--ema-decay 0, --optimizer adafactor, --lora.rank 32, --fsdp 8 take less" in no_room_for_state(
+        dataclasses.replace(config, ema_decay=0.9)
+    )
+
+
+@pytest.mark.parametrize("advice", [state_advice, evaluation_advice])
+def test_other_errors_keep_their_traceback(config, advice):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), advice(config):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
