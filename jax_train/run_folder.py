@@ -15,16 +15,18 @@ import jax
 from data.errors import UserError
 from data.records import Shards
 from jax_train.checkpoints import copy_small_files, set_heads
-from jax_train.config import TrainConfig
+from jax_train.config import TrainConfig, WhisperConfig
 from jax_train.runlog import write_json
 
 MAY_CHANGE = {
-    *("fsdp", "remat", "coordinator", "processes", "process"),
-    *("run", "shards", "preset", "model"),  # data and model are checked by what they hold
+    *("fsdp", "remat", "deterministic", "coordinator", "processes", "process"),
+    *("run", "shards", "preset", "model", "base_model"),  # data and model are checked by what they hold
     *("save_steps", "save_minutes", "keep", "on_save_failure", "log_steps", "profile"),
     *("eval_steps", "eval_batch_size", "max_eval_share", "patience", "keep_best", "skip_non_finite"),
 }
 """Settings that a resumed run may have otherwise: they do not change what it computes."""
+DROPOUTS = ("dropout", "activation_dropout", "attention_dropout")
+"""Settings of which one above 0 draws anew for each part of a batch, so that the number of parts may not change."""
 SETTINGS, DATA = "config.json", "data.json"
 SHOWN = 5  # differences of the data that are printed
 
@@ -33,7 +35,8 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
     """Make RUN's folder, or check that the run there computes the same. Raises `UserError` with the difference."""
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     settings["data"] = hashlib.sha256(json.dumps(shards.manifest, sort_keys=True).encode()).hexdigest()
-    settings["architecture"] = json.loads((folder / "config.json").read_text())["d_model"]
+    settings["base_model"] = None if Path(config.model).expanduser().exists() else config.model  # of the hub
+    settings["architecture"] = _architecture(folder, config.attention_heads)
     path = config.run / SETTINGS
     if not path.is_file():
         if jax.process_index():
@@ -45,15 +48,22 @@ def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
         write_json(path, settings)
         return
     before = _defaults() | json.loads(path.read_text())  # a setting the run did not know yet had its default
+    if not isinstance(before["architecture"], dict):  # runs once noted d_model alone
+        before["architecture"] = _architecture(config.run / "model", config.attention_heads)
+    may_change = MAY_CHANGE if any(map(before.get, DROPOUTS)) else MAY_CHANGE | {"gradient_accumulation_steps"}
     changed = differences(
-        {name: value for name, value in before.items() if name not in MAY_CHANGE},
-        {name: value for name, value in settings.items() if name not in MAY_CHANGE},
+        {name: value for name, value in before.items() if name not in may_change},
+        {name: value for name, value in settings.items() if name not in may_change},
     )
     if before["data"] != settings["data"] and (config.run / DATA).is_file():
         changed = [line for line in changed if not line.startswith("data ")]
         changed += _data_differences(json.loads((config.run / DATA).read_text()), shards.manifest)
     if changed:
-        raise UserError(f"{config.run}: holds another run: {'; '.join(changed)}; give another RUN, or these settings")
+        dtype = before["compute_dtype"]
+        hint = f" (--compute-dtype {dtype} continues it on any device)" if dtype != settings["compute_dtype"] else ""
+        raise UserError(
+            f"{config.run}: holds another run: {'; '.join(changed)}; give another RUN, or these settings{hint}"
+        )
 
 
 def differences(before: Any, after: Any, name: str = "") -> list[str]:
@@ -81,5 +91,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
+def _architecture(folder: Path, heads: int) -> dict[str, int]:
+    return dataclasses.asdict(WhisperConfig.from_folder(folder).with_heads(heads))
+
+
 def _defaults() -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(TrainConfig(Path(), Path())), default=str))
+    """What a run that does not say so was trained with."""
+    config = TrainConfig(Path(), Path(), compute_dtype="float32")
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
