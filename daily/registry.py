@@ -1,6 +1,6 @@
 """The registry of models: every version with its parameters, metrics and files, and which one is the champion.
 
-Decision: MLflow, in an SQLite file of the store unless MLFLOW_TRACKING_URI names a server; nothing of its telemetry. A
+Decision: MLflow, in an SQLite file of the store unless MLFLOW_TRACKING_URI names a server (daily/tracking.py). A
 version is registered once for its key (the day), however often the command is killed and run again. The alias
 `champion` is the truth; STORE/champion is a copy of what it names, made again by whoever finds it to be another. What
 was champion before stands at the version that replaced it, so a roll-back needs no history beside the registry.
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daily.tracking import connect, server
+from daily.tracking import Home, connect, home_of
 from data.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 CONFIDENCE_FILE = "confidence.json"
 PLACED = "champion.version"  # in STORE/champion: which versions it holds; no .json, which the trainer would copy along
 FOLDER = "model"  # a run's artifacts that are the version; pictures and scores lie beside it
-KEY, DAY, REPLACED, PROMOTED, DROPPED = "key", "day", "replaced", "promoted", "dropped"  # tags of a version
+STORE, KEY, DAY = "store", "key", "day"  # tags of a version: whose it is, what for, of when
+REPLACED, PROMOTED, DROPPED = "replaced", "promoted", "dropped"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,9 @@ class Version:
 
 def open_registry(store: Path) -> "Registry":
     """The registry of the store's loop, made where there is none. Raises `UserError` if it cannot be read."""
-    client, experiment = connect(store / "registry")
-    return Registry(store, client, experiment, local=not server())
+    home = home_of(store)
+    client, experiment = connect(store / "registry", home)
+    return Registry(store, client, experiment, home)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +78,13 @@ class Registry:
     """MLflow, at the store's own database or at a server."""
     experiment: str
     """MLflow's id of the experiment that new runs belong to."""
-    local: bool
-    """Whether the files lie in the store."""
+    home: Home
+    """Where it is, and by what id the store is known there."""
+
+    @property
+    def local(self) -> bool:
+        """Whether the files lie in the store."""
+        return not self.home.address
 
     def register(
         self,
@@ -98,21 +105,21 @@ class Registry:
         """
         key = key or day
         if known := [found for found in self._found(name) if found.tags[KEY] == key]:
-            return self.version(name, int(known[0].version))
+            return self._as_challenger(name, int(known[0].version))
         self._end_killed_runs(name, key)
-        tags = {"name": name, KEY: key, DAY: day}
+        tags = {"name": name, STORE: self.home.store_id, KEY: key, DAY: day}
         run = self.client.create_run(self.experiment, tags=tags, run_name=f"{name} {key}")
         self._log(run.info.run_id, parameters or {}, metrics or {})
         self.client.log_artifacts(run.info.run_id, str(folder), FOLDER)
         for path in files:
             self.client.log_artifact(run.info.run_id, str(path))
         self.client.set_terminated(run.info.run_id)
-        if not self.client.search_registered_models(f"name = '{name}'"):
-            self.client.create_registered_model(name)
+        there = self.home.model(name)
+        if not self.client.search_registered_models(f"name = '{there}'"):
+            self.client.create_registered_model(there)
         source = f"{run.info.artifact_uri}/{FOLDER}"
-        made = self.client.create_model_version(name, source, run.info.run_id, tags, description=note)
-        self.client.set_registered_model_alias(name, CHALLENGER, str(made.version))
-        return self.version(name, int(made.version))
+        made = self.client.create_model_version(there, source, run.info.run_id, tags, description=note)
+        return self._as_challenger(name, int(made.version))
 
     def measure(self, version: Version, metrics: Mapping[str, float]) -> None:
         """Add measurements to a version."""
@@ -176,7 +183,7 @@ class Registry:
             model, confidence = self.champion(MODEL), self.champion(CONFIDENCE)
             if model is None:
                 return None
-            says = f"{MODEL} {model.number}\n" + (f"{CONFIDENCE} {confidence.number}\n" if confidence else "")
+            says = "".join(f"{its.name} {its.number} {its.run_id}\n" for its in (model, confidence) if its)
             if (folder / PLACED).is_file() and (folder / PLACED).read_text(encoding="utf-8") == says:
                 return folder
             for left in self.store.glob(".champion-*"):
@@ -213,10 +220,17 @@ class Registry:
         """Delete the weights of versions that have no alias and never were champion; which ones. Only in the store."""
         useless = [v for v in self.versions(name) if not (v.aliases or v.promoted or v.dropped)] if self.local else []
         for version in useless:
-            self._tag(version, DROPPED, _now())
             for path in self.files(version).glob("*.safetensors"):
                 path.unlink()
+            self._tag(version, DROPPED, _now())
         return [version.number for version in useless]
+
+    def _as_challenger(self, name: str, number: int) -> Version:
+        """A registered version, with the alias challenger if it is the newest: a kill may have come before that."""
+        newest = int(self._found(name)[-1].version)
+        if number == newest and self._aliases(name).get(CHALLENGER) != number:
+            self.client.set_registered_model_alias(self.home.model(name), CHALLENGER, str(number))
+        return self.version(name, number)
 
     def _make_champion(self, version: Version, replaced: str | None = None) -> None:
         """Move the alias; `replaced` is who stood there, known before it is gone."""
@@ -224,24 +238,28 @@ class Registry:
             raise UserError(f"{version.name} version {version.number}: its weights were deleted; choose another")
         if replaced is not None:
             self._tag(version, REPLACED, replaced)
-        self.client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+        self.client.set_registered_model_alias(self.home.model(version.name), CHAMPION, str(version.number))
         self._tag(version, PROMOTED, _now())
 
     def _tag(self, version: Version, tag: str, value: str) -> None:
-        self.client.set_model_version_tag(version.name, str(version.number), tag, value)
+        self.client.set_model_version_tag(self.home.model(version.name), str(version.number), tag, value)
 
     def _found(self, name: str) -> list[Any]:
-        """MLflow's versions, the oldest first. They know no aliases."""
-        return sorted(self.client.search_model_versions(f"name = '{name}'"), key=lambda found: int(found.version))
+        """MLflow's versions that the store registered, the oldest first. They know no aliases."""
+        listed = self.client.search_model_versions(f"name = '{self.home.model(name)}'")
+        ours = [found for found in listed if KEY in found.tags]  # a person may have registered some, too
+        if not self.local:
+            ours = [found for found in ours if found.tags.get(STORE) == self.home.store_id]
+        return sorted(ours, key=lambda found: int(found.version))
 
     def _aliases(self, name: str) -> dict[str, int]:
-        models = self.client.search_registered_models(f"name = '{name}'")
+        models = self.client.search_registered_models(f"name = '{self.home.model(name)}'")
         return {alias: int(number) for model in models for alias, number in model.aliases.items()}
 
     def _version(self, found: Any, aliases: Mapping[str, int]) -> Version:
         tags, number = found.tags, int(found.version)
         return Version(
-            name=found.name,
+            name=tags["name"],
             number=number,
             key=tags[KEY],
             day=tags[DAY],

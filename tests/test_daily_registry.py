@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, Registry, open_registry
+from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, PLACED, Registry, open_registry
+from daily.tracking import home_of
 from data.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -104,6 +105,39 @@ def killed(*_args: object, **_kwargs: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_version_whose_command_was_killed_before_it_was_the_challenger_becomes_it(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_versions(registry, "2026-11-22")
+    folder = a_model(tmp_path / "a", "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(registry.client), "set_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(MODEL, "2026-11-23", folder)
+    assert registry.register(MODEL, "2026-11-23", folder).aliases == ("challenger",)
+    registry.register(MODEL, "2026-11-22", folder)  # an older one is not
+    assert [version.aliases for version in registry.versions(MODEL)] == [(), ("challenger",)]
+
+
+def test_a_version_that_a_person_registered_is_passed_over(registry: Registry) -> None:
+    with_versions(registry, "2026-11-23").promote(MODEL, 1)
+    registry.client.create_model_version(MODEL, str(registry.store), description="by hand")
+    with_versions(registry, "2026-11-24").promote(MODEL, 3)
+    assert [version.number for version in registry.versions(MODEL)] == [1, 3]
+    assert champion_weights(registry) == "2026-11-24"
+
+
+def test_the_copy_is_made_again_when_another_registry_gives_the_same_number(registry: Registry) -> None:
+    """As a store had that was given another registry: version 1 of both."""
+    with_versions(registry, "2026-11-23").promote(MODEL, 1)
+    (registry.store / "champion" / "model.safetensors").write_text("the other's")
+    registry.place()
+    assert champion_weights(registry) == "the other's"
+    (registry.store / "champion" / PLACED).write_text(f"{MODEL} 1 {'0' * 32}\n")
+    registry.place()
+    assert champion_weights(registry) == "2026-11-23"
+
+
 def test_a_champion_stands_in_the_store_with_the_confidence_model_and_is_replaced_whole(
     registry: Registry, tmp_path: Path
 ) -> None:
@@ -119,7 +153,9 @@ def test_a_champion_stands_in_the_store_with_the_confidence_model_and_is_replace
     assert champion_weights(registry) == "2026-11-24"
     assert json.loads((registry.store / "champion" / CONFIDENCE_FILE).read_text()) == {"trees": 1}
     assert [version.aliases for version in registry.versions(MODEL)] == [(), ("challenger", "champion")]
-    assert {path.name for path in registry.store.iterdir()} == {"champion", "made", "registry", ".champion.lock"}
+    assert {path.name for path in registry.store.iterdir()} == {
+        *("champion", "made", "registry", "registry.json", ".champion.lock"),
+    }
 
 
 def test_a_promotion_killed_before_the_copy_is_mended_by_the_next_command(
@@ -169,6 +205,34 @@ def test_only_weights_that_never_were_champion_are_deleted_and_they_are_refused_
     champion = registry.champion(MODEL)
     assert champion is not None
     assert champion.number == 3
+
+
+def test_weights_are_deleted_before_they_are_noted_as_gone(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command killed between the two would leave them lying there for good."""
+    with_versions(registry, "2026-11-23", "2026-11-24")
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "_tag", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.drop_weights(MODEL)
+    assert registry.drop_weights(MODEL) == [1]
+    there = [(registry.files(version) / "model.safetensors").exists() for version in registry.versions(MODEL)]
+    assert there == [False, True]
+
+
+def test_a_store_keeps_to_its_registry_and_says_which_it_is(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://anna:secret@mlflow.example/")
+    with pytest.raises(UserError, match=r"in the store, and MLFLOW_TRACKING_URI is https://mlflow\.example: unset it"):
+        open_registry(registry.store)
+    (registry.store / "registry.json").unlink()  # of an earlier program: what it has is in the store
+    with pytest.raises(UserError, match="its registry is in the store"):
+        open_registry(registry.store)
+    there = home_of(tmp_path / "other")
+    assert there.address == "https://mlflow.example"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UserError, match=r"is not set: set it to https://mlflow\.example; if the server has moved"):
+        open_registry(tmp_path / "other")
 
 
 def test_a_store_moved_elsewhere_keeps_its_versions_and_takes_new_ones(registry: Registry, tmp_path: Path) -> None:
@@ -241,6 +305,15 @@ def test_a_server_keeps_versions_and_files_in_the_stores_place(
     assert registry.drop_weights(MODEL) == []  # a server's room is not ours to make
     assert not (tmp_path / "store" / "registry").exists()
     assert len(list((tmp_path / "files").rglob("model.safetensors"))) == 2
+
+    # Another store there, with a version for the same day: neither sees the other's.
+    other = with_versions(open_registry(tmp_path / "other"), "2026-11-23")
+    other.promote(MODEL, 1)
+    assert [version.number for version in other.versions(MODEL)] == [1]
+    assert [version.aliases for version in registry.versions(MODEL)] == [("champion",), ("challenger",)]
+    assert other.experiment != registry.experiment
+    assert (champion_weights(other), champion_weights(registry)) == ("2026-11-23", "2026-11-23")
+    assert other.client.get_registered_model(other.home.model(MODEL)).aliases == {"challenger": "1", "champion": "1"}
 
 
 REGISTERS = """
