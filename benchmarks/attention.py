@@ -6,7 +6,6 @@ Ours against PyTorch's `scaled_dot_product_attention` is the ratio; the float32 
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.result import result_line
 from data.errors import command
 from jax_train.attention import attend
 
@@ -84,7 +84,7 @@ def main() -> None:
     for name, (forward, both) in found.items():
         print(f"{name:32}{forward:8.3f} s{both:14.3f} s")
     ours, peer = found["one head at a time (ours)"][1], found["PyTorch's fused attention"][1]
-    print(json.dumps({"name": "attention", "unit": "s", "ours": ours, "peer": peer, "ratio": peer / ours}))
+    print(result_line("attention", "s", ours, peer, less_is_better=True))
 
 
 if __name__ == "__main__":

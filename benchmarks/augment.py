@@ -13,7 +13,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # as in a worker of featurize; OpenBLAS heeds both
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import audiomentations
 import numpy as np
 import tyro
 
+from benchmarks.result import result_line
 from data.audio import decode, resample
 from data.augment import RECIPES, Recipe, augment, draw, generator
 from data.effects import Transform
@@ -130,9 +130,8 @@ def main() -> None:
     print(f"{'whole copies, mean over draws':34}{'ms':>8}{'of a clean one':>18}")
     for name, taken in each.items():
         print(f"  {name:32}{taken:8.2f}{taken / each['none']:18.2f}")
-    ratio = each["standard"] / each["none"]
     print(
-        json.dumps({"name": "augment", "unit": "ms", "ours": each["standard"], "clean": each["none"], "ratio": ratio})
+        result_line("augment: a standard copy, a clean one", "ms", each["standard"], each["none"], less_is_better=True)
     )
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import tyro
 
 from benchmarks.corpus import SAMPLE
+from benchmarks.result import result_line
 from data.errors import UserError, command
 from data.featurize import FeaturizeConfig, featurize
 from data.records import Shards
@@ -176,11 +177,15 @@ def main() -> None:
     for arm, row in table.items():
         print(f"  {_named(arm):16}" + "".join(f"  {name} {value:.3f}" for name, value in row.items()))
     if table["whole"]["different"] > config.most_different:
-        raise UserError(f"{table['30s']['different']} of {count} transcripts differ from generate's: no ratio of these")
+        raise UserError(
+            f"{table['whole']['different']} of {count} transcripts differ from generate's: no ratio of these"
+        )
     compared = ratios(table, peers)
     for name, value in compared.items():
         print(f"  {name:36}  {value:.2f}")
-    print(json.dumps({"devices": devices, "clips": count, "arms": table, **compared}))
+    ours, peer = (table[arm]["clips_per_second"] for arm in ("whole", peers[0]))
+    more = {"devices": devices, "clips": count, "arms": table, **compared}
+    print(result_line("decode", "clips/s", ours, peer, more=more))
 
 
 if __name__ == "__main__":

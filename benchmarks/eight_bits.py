@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
+from benchmarks.result import result_line
 from data.audio import decode, resample
 from data.log_mel import log_mel, pad_to_window, quantize, restore
 from data.sources import read_split
@@ -60,15 +61,20 @@ def main(config: EightBitsBenchmark) -> None:
             said[kind] += processor.batch_decode(tokens, skip_special_tokens=True)
     normalise = BasicTextNormalizer()
     references = [clip.sentence for clip in clips]
+    error = {}
     for kind, texts in said.items():
         as_written = jiwer.wer(references, [text.strip() for text in texts])
         normalised = jiwer.wer([*map(normalise, references)], [*map(normalise, texts)])
+        error[kind] = 100 * normalised
         print(f"{kind:>8}: WER {100 * normalised:.2f} % normalised, {100 * as_written:.2f} % as written")
     different = sum(a != b for a, b in zip(said["float32"], said["uint8"], strict=True))
     print(f"transcripts that differ: {different} of {len(clips)}")
     print(
         f"largest difference of a feature {feature_difference:.4f} (1/255 is 0.0039), of a logit {logit_difference:.3f}"
     )
+    more = {"different": different, "largest_feature_difference": feature_difference}
+    figures = error["uint8"], error["float32"]
+    print(result_line("eight_bits", "% WER normalised", *figures, less_is_better=True, more=more))
 
 
 def theirs(audio: list[np.ndarray]) -> torch.Tensor:

@@ -24,6 +24,7 @@ import tyro
 from upath import UPath
 
 from benchmarks.corpus import joined_corpus
+from benchmarks.result import result_line
 from data.augment import find_recipe
 from data.featurize import FeaturizeConfig
 from data.log_mel import SAMPLE_RATE, log_mel, quantize
@@ -61,9 +62,10 @@ def main(config: BenchmarkConfig) -> None:
             tokenizer_file=UPath(run.tokenizer_file),
         )
         against_kernels(replace(job, clips=job.clips[:200]), config.rounds)
-        against_peer(job, corpus, model, config)
+        ours, peer = against_peer(job, corpus, model, config)
         with_augmentation(job, config.rounds)
     over_workers(corpus, model, config)
+    print(result_line("featurize", "clips per core-second", ours, peer))
 
 
 def processor_seconds(work: Callable[[], object]) -> float:
@@ -103,10 +105,11 @@ def against_kernels(job: ShardJob, rounds: int) -> None:
     print(f"on disk: {result.bytes / seconds:,.0f} bytes per second of speech")
 
 
-def against_peer(job: ShardJob, corpus: Path, model: str, config: BenchmarkConfig) -> None:
-    """`datasets.map` with one thread and with its default, beside our job on the same clips."""
+def against_peer(job: ShardJob, corpus: Path, model: str, config: BenchmarkConfig) -> tuple[float, float]:
+    """`datasets.map` with one thread and with its default, beside our job on the same clips; our rate and its best."""
     job = replace(job, clips=job.clips[: config.peer_clips])
     ours = len(job.clips) / in_turns(config.rounds, ours=lambda: write(job))["ours"]
+    rates = []
     for name, threads in (("OMP_NUM_THREADS=1", "1"), ("default threads", None)):
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
         environment |= {"OMP_NUM_THREADS": threads} if threads else {}
@@ -117,6 +120,8 @@ def against_peer(job: ShardJob, corpus: Path, model: str, config: BenchmarkConfi
         wall, size = peer["clips"] / peer["wall"], peer["bytes"] / peer["clips"] / 1000
         print(f"datasets.map, {name}: {rate:.1f} clips per core-second, {wall:.1f} per second, {size:,.0f} kB a clip")
         print(f"ours / peer: {ours / rate:.1f}")
+        rates.append(rate)
+    return ours, max(rates)
 
 
 def with_augmentation(job: ShardJob, rounds: int) -> None:

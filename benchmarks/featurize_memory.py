@@ -18,6 +18,7 @@ import soundfile
 import tyro
 
 from benchmarks.featurize import watch_memory
+from benchmarks.result import result_line
 from jax_train.pretrained import fetch_base
 
 
@@ -36,7 +37,7 @@ def main(config: MemoryBenchmark) -> None:
     model = fetch_base(Path(".cache/models"))
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "it"
-        made = 0
+        made, peaks = 0, {}
         for rows in config.rows:
             extend(corpus, made, rows, config.seconds)
             made = rows
@@ -51,12 +52,15 @@ def main(config: MemoryBenchmark) -> None:
             started = time.perf_counter()
             peak = watch_memory(psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             wall = time.perf_counter() - started
+            peaks[rows] = peak["worker"] / 1e6
             records = json.loads((shards / "train" / "manifest.json").read_text())["records"]
             print(
                 f"{rows:>7,} rows, {records:>7,} records: {peak['worker'] / 1e6:.0f} MB a worker, "
                 f"{peak['parent'] / 1e6:.0f} MB the command, {wall:.0f} s",
                 flush=True,
             )
+    most, least = peaks[max(peaks)], peaks[min(peaks)]
+    print(result_line("featurize_memory: most rows, fewest", "MB a worker", most, least, less_is_better=True))
 
 
 def extend(corpus: Path, first: int, last: int, seconds: float) -> None:

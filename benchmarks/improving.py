@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.result import result_line
 from data.errors import UserError, command
 from jax_train.runlog import SUMMARY, write_json
 from jax_train.stages import stage
@@ -144,7 +145,9 @@ def main() -> None:
         write_json(config.folder / f"seed {config.seed}" / "improving.json", rows)
     rows["before training"] = score(config, "before training", base, "--model", base)
     write_json(config.folder / f"seed {config.seed}" / "improving.json", rows)
-    print(f"\n{table(rows)}")
+    print(f"\n{table(rows)}\n")
+    ours, before = (rows[name]["wer_normalised"] for name in (FIRST, "before training"))
+    print(result_line("improving", "% WER normalised", ours, before, less_is_better=True, more={"arms": rows}))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import psutil
 import tyro
 from upath import UPath
 
+from benchmarks.result import result_line
 from data.errors import command
 from data.log_mel import N_FRAMES
 from data.records import FORMAT_VERSION, MANIFEST, Record, Shards, ShardWriter, write_index
@@ -171,11 +172,7 @@ def main() -> None:
                 flush=True,
             )
     result = {"plan_seconds": seconds, "filled": filled, "by_workers": found}
-    print(
-        json.dumps(
-            {"name": "input", "unit": "windows/s", "ours": max(one["windows"] for one in found.values())} | result
-        )
-    )
+    print(result_line("input", "windows/s", max(one["windows"] for one in found.values()), None, more=result))
 
 
 if __name__ == "__main__":

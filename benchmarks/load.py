@@ -30,6 +30,7 @@ import tyro
 
 from benchmarks.corpus import SAMPLE
 from benchmarks.load_clients import Load, Report
+from benchmarks.result import result_line
 from data.errors import UserError, command
 from jax_train.pretrained import fetch_base, model_folder
 
@@ -108,6 +109,8 @@ def main() -> None:
     print_report(load.report, took)
     print(f"  temporary files: {during} while it ran, {len(left)} after the page stopped")
     check(load.report, left)
+    answers = dict(load.report.answers)
+    print(result_line("load", "right answers/s", answers.get("right", 0) / took, None, more={"answers": answers}))
 
 
 def check(report: Report, left: list[Path]) -> None:

@@ -8,7 +8,6 @@ and backward pass of the layers alone, random weights, all cores or the first de
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from typing import Any
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import tyro
 from flax import nnx
 
+from benchmarks.result import result_line
 from data.errors import command
 from jax_train.config import WhisperConfig
 from jax_train.layers import Layers
@@ -103,7 +103,10 @@ def main() -> None:
     ours = table["one after the other"]
     best = table["scan, kept stacked"]
     ratios = {figure: best[figure] / ours[figure] for figure in ("compile_s", "step_s", "temporary_gb")}
-    print(json.dumps({"name": "scan", "unit": "ratio of the stacked scan to one after the other", **ratios}))
+    figures = ours["step_s"], best["step_s"]
+    print(
+        result_line("scan: one layer after the other, a stacked scan", "s", *figures, less_is_better=True, more=ratios)
+    )
 
 
 if __name__ == "__main__":

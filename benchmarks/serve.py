@@ -26,6 +26,7 @@ import numpy as np
 import tyro
 
 from benchmarks.corpus import SAMPLE
+from benchmarks.result import result_line
 from data.audio import decode, resample
 from data.errors import UserError, command
 from data.sources import read_split
@@ -204,7 +205,10 @@ def main() -> None:
             seconds = [table[peer][kind]["seconds"] for peer in peers if peer in table]
             if seconds:
                 print(f"    {name} / ours: {min(seconds) / table[OURS][kind]['seconds']:.2f}")
-    print(json.dumps({"threads": config.threads, "arms": table}))
+    kind = next(iter(table[OURS]))
+    ours, peer = (table[arm][kind]["seconds"] if arm in table else None for arm in (OURS, PIPELINES[0]))
+    more = {"threads": config.threads, "arms": table}
+    print(result_line(f"serve: {kind}", "s", ours or 0.0, peer, less_is_better=True, more=more))
 
 
 if __name__ == "__main__":

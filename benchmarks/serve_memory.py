@@ -6,7 +6,6 @@ them at will. It is looked at wherever the engine asks whether to stop: between 
     make bench-serve_memory [ARGS="--minutes 10"]
 """
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks.corpus import SAMPLE
+from benchmarks.result import result_line
 from data.audio import decode, resample
 from data.errors import command
 from data.sources import read_split
@@ -72,7 +72,7 @@ def main() -> None:
         short = peak(transcriber, audio_N[: 30 * RATE])
         long = peak(transcriber, audio_N)
     figures = {"minutes": config.minutes, "short_mb": short / MB, "long_mb": long / MB, "more_mb": (long - short) / MB}
-    print(json.dumps(figures))
+    print(result_line("serve_memory: long, short", "MB", long / MB, short / MB, less_is_better=True, more=figures))
 
 
 if __name__ == "__main__":

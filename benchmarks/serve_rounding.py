@@ -5,7 +5,6 @@ The engine with neither, with silence thinned by each of `strides`, and as it is
     make bench-serve_rounding [ARGS="--clips 10"]
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -15,6 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.corpus import SAMPLE
+from benchmarks.result import result_line
 from data.audio import decode, resample
 from data.errors import command
 from data.sources import read_split
@@ -59,7 +59,8 @@ def main() -> None:
         found = scores([sentence for _, sentence in audio], texts)
         table[name] = {figure: found[figure] for figure in ("wer_normalised", "wer")}
         print(f"{name:48}" + "".join(f"  {figure} {value:.2f}" for figure, value in table[name].items()), flush=True)
-    print(json.dumps({"clips": len(audio), "arms": table}))
+    whole, ours = (table[name]["wer_normalised"] for name in (next(iter(table)), "as the page does"))
+    print(result_line("serve_rounding", "% WER normalised", ours, whole, less_is_better=True, more={"arms": table}))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ memory as float32 features, labels padded to the batch's longest, fused AdamW, c
 clips (random features at Common Voice's lengths), size, precision and windows a step. Each arm runs in processes of its
 own, in turns, so that peak memory is its own and a slow minute hits all; medians of the steps of all turns count.
 
+A step's time is the one between its end and the last one's end; on an accelerator steps overlap, as in a run.
+
 Model-FLOPs utilisation (MFU) is 3 x the forward pass's operations (2 a multiplication; the backward pass costs twice
 the forward's; recomputation and padding of labels not counted) over seconds and the device's dense peak: `PEAK` for a
 known accelerator, for a CPU what its BLAS reaches on a 2048² float32 product. Forward, for S = 1500 positions, T label
@@ -31,18 +33,18 @@ import numpy as np
 import tyro
 
 from benchmarks.input import PROMPT, generate
+from benchmarks.result import result_line
 from benchmarks.train_peer import peer_steps
 from data.errors import command
 from data.log_mel import N_FRAMES
 from data.records import Shards
-from jax_train.batches import Windows, batches, plan_run, to_devices
+from jax_train.batches import Ahead, Windows, batches, plan_run
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig, compilation_cache
 from jax_train.model import Whisper
 from jax_train.optimizer import make_optimizer
 from jax_train.sharding import data_mesh
-from jax_train.step import make_train_step
-from jax_train.train import initial_state
-from jax_train.windows import IGNORE
+from jax_train.step import Metrics, make_train_step
+from jax_train.train import initial_state, overlaps
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12, "v5 lite": 197e12, "v6 lite": 918e12}
 """Dense bfloat16 (T4: float16) operations a second, by what a device calls itself; from the makers' data sheets."""
@@ -80,12 +82,14 @@ def forward_flops(config: WhisperConfig, tokens: float) -> float:
     return convolutions + config.encoder_layers * encoder + config.decoder_layers * decoder + words
 
 
-def peak_flops() -> tuple[str, float]:
-    """The device's name, and its dense peak in operations a second."""
+def peak_flops() -> tuple[str, float | None]:
+    """The device's name, and its dense peak in operations a second; None: not known of this accelerator."""
     kind = jax.devices()[0].device_kind
     for name, peak in PEAK.items():
         if name in kind:
             return kind, peak * len(jax.devices())
+    if jax.default_backend() != "cpu":
+        return kind, None
     a = np.ones((2048, 2048), np.float32)
     times = []
     for _ in range(5):
@@ -125,17 +129,22 @@ def our_steps(config: TrainBenchmark, shards: Shards, windows: Literal["packed",
     state, build = initial_state(model, optimizer, mesh, settings)
     del model
     step = make_train_step(build, optimizer, mesh, settings)
-    iterator = batches(Windows(shards, plan, PROMPT))
-    times, tokens, speech, losses = [], [], [], []
+    ahead, overlapping = Ahead(batches(Windows(shards, plan, PROMPT)), mesh), overlaps(settings)
+    given: list[Metrics] = []
+    ends, tokens, speech, losses = [time.perf_counter()], [], [], []
     for number in range(config.steps + 1):
-        started = time.perf_counter()
-        batch = next(iterator)
-        count = int((batch.labels_L != IGNORE).sum())
-        state, metrics = step(state, to_devices(batch, mesh))
-        losses.append(float(metrics.loss))
-        times.append(time.perf_counter() - started)
-        tokens.append(count)
+        batch, _ = ahead.take()
+        state, metrics = step(state, batch)
+        given.append(metrics)
+        if overlapping and number < config.steps:
+            ahead.fetch(beside=metrics.loss)
+        while len(given) > (overlapping and 0 < number < config.steps):  # the first compiles; the last has to be done
+            found = jax.device_get(given.pop(0))
+            losses.append(float(found.loss))
+            tokens.append(int(found.tokens))
+            ends.append(time.perf_counter())
         speech.append(float(shards.index["seconds"][plan.rows_of_step(number)].sum()))
+    times = np.diff(ends).tolist()
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
         "first": times[0],
@@ -170,8 +179,8 @@ def in_turns(config: TrainBenchmark, run: Callable[[str], dict[str, Any]]) -> di
     return found
 
 
-def figures(config: TrainBenchmark, turns: list[dict[str, Any]], peak: float) -> dict[str, float]:
-    """What an arm's turns come to; rates from the median step."""
+def figures(config: TrainBenchmark, turns: list[dict[str, Any]], peak: float | None) -> dict[str, float]:
+    """What an arm's turns come to; rates from the median step. No MFU where the device's `peak` is not known."""
 
     def all_of(name: str) -> list[float]:
         return [value for turn in turns for value in turn[name]]
@@ -186,7 +195,7 @@ def figures(config: TrainBenchmark, turns: list[dict[str, Any]], peak: float) ->
         "windows_per_second": config.batch_size / seconds,
         "peak_memory_gb": max(turn["memory"] for turn in turns) / GB,
         "first_step_seconds": turns[0]["first"],
-        "mfu": flops / seconds / peak,
+        **({"mfu": flops / seconds / peak} if peak else {}),
     }
 
 
@@ -218,7 +227,10 @@ def main() -> None:
                 ratios[f"{arm}_to_peer_{name}"] = table[arm][name] / table["peer"][name]
     for name, value in ratios.items():
         print(f"  {name:44}  {value:.2f}")
-    print(json.dumps({"device": device, "peak_flops": peak, **table, **ratios}))
+    unit = "speech_seconds_per_second"
+    ours, peer = (table[arm][unit] if arm in table else None for arm in (config.arms[0], "peer"))
+    more = {"device": device, "peak_flops": peak, "arms": table, **ratios}
+    print(result_line(f"train: {config.arms[0]}", unit.replace("_", " "), ours or 0.0, peer, more=more))
 
 
 if __name__ == "__main__":

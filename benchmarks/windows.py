@@ -11,7 +11,6 @@ of a clip's border.
 """
 
 import dataclasses
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import tyro
 from tokenizers import Tokenizer
 
+from benchmarks.result import result_line
 from data.errors import command
 from data.featurize import FeaturizeConfig, featurize
 from data.records import Shards
@@ -181,7 +181,9 @@ def main() -> None:
             table[arm] = {"steps": result["step"], "seconds": seconds, **scored(load_run(run)[0], test, base, rows)}
     for arm, row in table.items():
         print(f"{arm:30}" + "  ".join(f"{name} {value:.3g}" for name, value in row.items()))
-    print(json.dumps({"config": dataclasses.asdict(config), **table}, default=str))
+    packed, padded = (table[arm]["seconds"] for arm in ("packed", "padded"))
+    more = {"config": dataclasses.asdict(config), "arms": table}
+    print(result_line("windows: packed, padded", "s of training", packed, padded, less_is_better=True, more=more))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ of it, however many there are.
 import dataclasses
 import signal
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grain
@@ -156,12 +155,12 @@ class Ahead:
         waited, self._waited, self._next = self._waited + time.perf_counter() - asked, 0.0, None
         return batch, waited
 
-    def fetch(self, at_work: Callable[[], bool]) -> None:
-        """Send the next batch on its way; the time counts as waited for if the devices were no longer `at_work`."""
+    def fetch(self, beside: jax.Array) -> None:
+        """Send the next batch on its way; the time counts as waited for if the step that gives `beside` ended in it."""
         asked = time.perf_counter()
         self._position = self._iterator.get_state()
         self._next = to_devices(next(self._iterator), self._mesh)
-        self._waited = 0.0 if at_work() else time.perf_counter() - asked
+        self._waited = time.perf_counter() - asked if beside.is_ready() else 0.0  # type: ignore[attr-defined]
 
     def get_state(self) -> Any:
         """The position after the last batch taken, as a checkpoint holds it."""

@@ -144,7 +144,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
                     state, metrics = train_step(state, batch)
                     in_flight.append(Given(step, metrics, waited))
                     if overlapping and step + 1 < plan.steps:
-                        ahead.fetch(at_work=lambda metrics=metrics: not metrics.loss.is_ready())
+                        ahead.fetch(beside=metrics.loss)
                     settle(1 if overlapping else 0)
                 if slowest := trace.after(step, step + 1 == plan.steps):
                     log.say(slowest)

@@ -1,0 +1,83 @@
+"""What only a GPU or TPU can show of the trainer, in one command that ends in time: for machines lent by the minute.
+
+One after another, each in a process of its own, until the minutes are used up: a training step of ours, packed and
+padded, beside PyTorch's in bfloat16 at several sizes and batches, and the input pipeline, which has to be faster than
+the fastest of them. What each printed is kept in a file that is complete after every one of them.
+
+    make bench-accelerator [ARGS="--minutes 8"]
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.result import result_line
+from data.errors import command
+from jax_train.runlog import write_json
+
+HALF = "--compute-dtype bfloat16 --turns 1 --steps 8"
+WORTH_MOST_FIRST = (
+    f"train --model small --batch-size 16 {HALF}",
+    f"train --model small --batch-size 64 --arms packed {HALF}",
+    f"train --model medium --batch-size 16 --arms packed {HALF} --remat",
+    f"train --model tiny --batch-size 32 {HALF}",
+    "input --clips 4000 --workers 0 2 4 --seconds 5",
+    f"train --model small --batch-size 128 --arms packed {HALF} --remat",
+    f"train --model large-v3-turbo --batch-size 16 --arms packed {HALF} --remat",
+    f"train --model medium --batch-size 16 --arms padded peer {HALF}",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceleratorBenchmark:
+    """Which benchmarks, and for how long."""
+
+    minutes: float = 8.0
+    """No benchmark is started after this, and the one that runs then is ended."""
+    runs: tuple[str, ...] = WORTH_MOST_FIRST
+    """Each the name of a benchmark and its options."""
+    out: Path = Path("build/accelerator.json")
+    """What each printed, or why it ended without a result."""
+
+
+def run_one(words: str, seconds: float) -> dict[str, Any]:
+    """The result of a benchmark that has so many seconds."""
+    name, *options = words.split()
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", *options], capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return {"run": words, "failed": f"not done within {seconds:.0f} s"}
+    found = {"run": words, "seconds": time.monotonic() - started}
+    if done.returncode:
+        return found | {"failed": done.stderr.strip().splitlines()[-1:]}
+    print(done.stdout, flush=True)
+    return found | {"printed": done.stdout, "result": json.loads(done.stdout.splitlines()[-1])}
+
+
+@command
+def main() -> None:
+    config = tyro.cli(AcceleratorBenchmark, description=__doc__)
+    ends = time.monotonic() + 60 * config.minutes
+    found: list[dict[str, Any]] = []
+    for words in config.runs:
+        left = ends - time.monotonic()
+        found.append(run_one(words, left) if left > 0 else {"run": words, "failed": "no time left"})
+        if "failed" in found[-1]:
+            print(f"{words}: {found[-1]['failed']}", file=sys.stderr, flush=True)
+        write_json(config.out, {"runs": found})
+    done = [one for one in found if "result" in one]
+    first: dict[str, Any] = done[0]["result"] if done else {"ours": 0.0, "peer": None}
+    print(result_line("accelerator", "runs done", len(done), None, more={"first": first, "out": config.out}))
+
+
+if __name__ == "__main__":
+    main()
