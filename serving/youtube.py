@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from yt_dlp.extractor.youtube import YoutubeIE
-from yt_dlp.networking.exceptions import RequestError
-from yt_dlp.utils import GeoRestrictedError, YoutubeDLError
+from typing import TYPE_CHECKING, Any
 
 from serving import links
 from serving.errors import StoppedError, never
 from serving.media import LIMITS, Limits, TooLargeError
-from serving.reach import YOUTUBE, Reach, ReachingYoutubeDL
+from serving.reach import YOUTUBE, Reach
+
+if TYPE_CHECKING:
+    from serving.downloader import ReachingYoutubeDL
 
 TIMEOUT = 20  # seconds without a byte
 LARGEST_THUMBNAIL = 1_000_000  # bytes; they have about 20,000
@@ -150,8 +149,15 @@ def download(
 
 
 @contextmanager
-def _youtube(name: str, reach: Reach, stopped: Callable[[], bool], **params: object) -> Iterator[ReachingYoutubeDL]:
-    """yt-dlp for one video; its failures within the block become ours."""
+def _youtube(name: str, reach: Reach, stopped: Callable[[], bool], **params: object) -> Iterator["ReachingYoutubeDL"]:
+    """yt-dlp for one video; its failures within the block become ours, as does that it cannot be imported."""
+    try:
+        from serving.downloader import ReachingYoutubeDL, YoutubeDLError, YoutubeIE
+    except (ImportError, AttributeError, TypeError) as error:
+        raise links.LinkFailedError(
+            f"{name}: this server's yt-dlp cannot be used ({error}); {INSTEAD}, and ask who runs this page to install"
+            " the version it was tested with"
+        ) from error
     settings = {
         "format": "bestaudio[protocol=https]/best[protocol=https]",
         "extractor_args": {"youtube": {"skip": ["hls", "dash", "translated_subs"]}},
@@ -184,7 +190,7 @@ def _youtube(name: str, reach: Reach, stopped: Callable[[], bool], **params: obj
         raise _link_error(error, name) from error
 
 
-def _video(youtube: ReachingYoutubeDL, name: str, limits: Limits) -> dict[str, Any]:
+def _video(youtube: "ReachingYoutubeDL", name: str, limits: Limits) -> dict[str, Any]:
     """What yt-dlp says of one video, if it can be transcribed."""
     info = youtube.extract_info(links.canonical(name), download=False, ie_key="Youtube")
     if info is None or info.get("_type", "video") != "video" or info.get("id") != name:
@@ -202,8 +208,10 @@ def _video(youtube: ReachingYoutubeDL, name: str, limits: Limits) -> dict[str, A
     return info
 
 
-def _thumbnail(youtube: ReachingYoutubeDL, name: str) -> bytes | None:
+def _thumbnail(youtube: "ReachingYoutubeDL", name: str) -> bytes | None:
     """A small picture of the video, None where there is none: it can be transcribed all the same."""
+    from serving.downloader import RequestError
+
     try:
         with youtube.urlopen(f"https://i.ytimg.com/vi/{name}/mqdefault.jpg") as answer:
             image = answer.read(LARGEST_THUMBNAIL + 1)
@@ -214,6 +222,8 @@ def _thumbnail(youtube: ReachingYoutubeDL, name: str) -> bytes | None:
 
 def _link_error(error: Exception, name: str) -> links.LinkError:
     """The kind of `LinkError` that yt-dlp's failure is, with what to do about it."""
+    from serving.downloader import GeoRestrictedError, RequestError
+
     inner = getattr(error, "exc_info", (None, None))[1] or error
     said = str(getattr(inner, "orig_msg", None) or inner)
     if isinstance(inner, GeoRestrictedError):

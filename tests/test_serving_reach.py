@@ -9,8 +9,9 @@ import yt_dlp.globals
 from yt_dlp.networking import Request
 from yt_dlp.networking.exceptions import RequestError
 
+from serving.downloader import ReachingYoutubeDL
 from serving.errors import never
-from serving.reach import NotAllowedError, Reach, ReachingYoutubeDL, is_public
+from serving.reach import NotAllowedError, Reach, is_public
 from tests.youtube_standin import StandIn, standin
 
 
