@@ -45,8 +45,7 @@ def main() -> None:
 
     quiet_transformers()
     transcriber = Transcriber(config.model)
-    warm_up(transcriber)
-    run(transcriber, config.host, config.port, config.share, monitor=config.monitor)
+    run(transcriber, config.host, config.port, config.share, monitor=config.monitor, compute=warm_up(transcriber))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ from gradio.utils import get_upload_folder
 
 from serving import timeline, youtube
 from serving.endpoints import add_endpoints, words_of
+from serving.engine_thread import EngineThread
 from serving.monitor import beside_monitor
 from serving.subtitles import FORMATS
 from serving.transcribe import Transcriber
+from serving.uploaded import UploadedOnly
 from serving.visits import Videos, Visits
 from serving.wiring import QUIET, wire
 from serving.words import GRADIO, QUEUED
@@ -41,17 +43,23 @@ LANGUAGE_NAMES = """() => {
 }"""
 
 
-def build_page(transcriber: Transcriber, videos: Videos = youtube, monitor: Path | None = None) -> gr.Blocks:
+def build_page(
+    transcriber: Transcriber,
+    videos: Videos = youtube,
+    monitor: Path | None = None,
+    compute: EngineThread | None = None,
+) -> gr.Blocks:
     """The page for a loaded model, with the endpoints `/transcribe` and `/segments` for programs.
 
-    With a folder that `daily.snapshot` writes, the monitor is a tab beside it.
+    With a folder that `daily.snapshot` writes, the monitor is a tab beside it. It computes in `compute`, or in a thread
+    of its own.
     """
-    visits = Visits(transcriber, videos, Path(get_upload_folder()))
+    visits = Visits(transcriber, videos, Path(get_upload_folder()), compute or EngineThread())
 
     def leave(request: gr.Request) -> None:
         visits.leave(request.session_hash)
 
-    with gr.Blocks(
+    with UploadedOnly(
         title=f"Sussurro · {transcriber.name}", analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
     ) as page:
         with beside_monitor(page, monitor):
@@ -115,14 +123,18 @@ class Layout:
                 self._says(self.link, lambda words: gr.update(label=words["link"]))
                 self.look_up = self._button("look_up")
                 self.card, self.found = self._html("card"), gr.State(None)
-                self.fetched = gr.State(None)
+                self.fetched = gr.State(None)  # the path of its sound; None while there is none
                 self.link_button = self._button("transcribe", variant="primary", size="lg", visible=False)
 
     def _options(self) -> None:
         model = self.visits.transcriber
+        detected = [] if model.language else [""]  # no language means the model's own, where it has one
         with gr.Group(elem_id="options"):
             self.language = gr.Dropdown(
-                ["", *model.languages], value=model.language or "", visible=len(model.languages) > 1, interactive=True
+                [*detected, *model.languages],
+                value=model.language or "",
+                visible=len(model.languages) > 1,
+                interactive=True,
             )
             self.translate = gr.Checkbox(False, visible=model.can_translate)
             self._says(self.translate, lambda words: gr.update(label=words["translate"]))
@@ -134,6 +146,7 @@ class Layout:
             self._says(gr.Markdown(), lambda words: words["example_credit"])
 
     def _result(self) -> None:
+        self.run_number = gr.Number(visible=False, precision=0)  # kept by the browser: who waits in line has his own
         self.status = self._html("status", js_on_load=SCRIPT)
         self._says(self.status, lambda words: timeline.note(words["placeholder"], "empty"))
         self.cancel = self._button("cancel", variant="stop", size="sm", visible=False, elem_id="cancel")
@@ -153,14 +166,14 @@ class Layout:
     def _speak(self, page: gr.Blocks) -> None:
         """Everything is said in the visitor's language once the page is there."""
         names = gr.JSON(visible=False)
-        codes = list(self.visits.transcriber.languages)
+        codes, own = list(self.visits.transcriber.languages), self.visits.transcriber.language
         self._says(self.language, lambda words: gr.update(label=words["language"]))
 
         def labels(named: dict[str, str], request: gr.Request) -> list[Any]:
             words = words_of(request)
             said = [says(words) for _, says in self.labels]
             choices = sorted((str(named.get(code, code)), code) for code in codes)
-            said[-1]["choices"] = [(words["detect"], ""), *choices]
+            said[-1]["choices"] = choices if own else [(words["detect"], ""), *choices]
             return said
 
         page.load(

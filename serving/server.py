@@ -1,25 +1,29 @@
 """What every page here is served by: its colours, where its files lie, how it ends.
 
 Decisions: nothing said leaves the machine or stays on it: no analytics, no run history, no fonts from elsewhere, and
-uploads live in a folder of this process that goes with it. Only `share` sends what is said elsewhere, through Gradio's
-tunnel. Nothing here loads PyTorch: the monitor has no model.
+uploads live in a folder of this process that goes with it (`uploads`). Who asks for more than a page has is refused
+before Gradio hears of it (`gate`). Only `share` sends what is said elsewhere, through Gradio's tunnel. Nothing here
+loads PyTorch: the monitor has no model.
 """
 
 import os
 import signal
 import sys
-import tempfile
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from serving.errors import UserError
+from serving.gate import Gate, Says
 from serving.port import PortError
+from serving.uploads import own_folder, sweep
 
 MAX_FILE_SIZE = "2gb"  # two hours of uncompressed stereo
+SWEEP_EVERY = 10 * 60  # seconds
 # System fonts: Gradio's own theme asks fonts.googleapis.com for its own, which tells a third party who is reading.
 THEME = gr.themes.Soft(
     primary_hue="teal",
@@ -37,11 +41,20 @@ class ShareError(UserError):
 
 
 @contextmanager
-def serve(page: gr.Blocks, host: str, port: int, share: bool = False, files: Sequence[Path] = ()) -> Iterator[str]:
+def serve(
+    page: gr.Blocks,
+    host: str,
+    port: int,
+    share: bool = False,
+    files: Sequence[Path] = (),
+    uploads: Path = Path(),
+    full: Says | None = None,
+) -> Iterator[str]:
     """Serves the page until the block ends, and gives its address: with `share` Gradio's tunnel's.
 
-    Of this machine's files it gives out `files` and what lies in them. Raises `PortError` where the port is taken,
-    `ShareError` where there is no tunnel.
+    Of this machine's files it gives out `files` and what lies in them. It takes uploads into `uploads` as long as there
+    is room, and then says `full`; without that it takes none. Raises `PortError` where the port is taken, `ShareError`
+    where there is no tunnel.
     """
     try:
         _, url, public_url = page.launch(
@@ -58,6 +71,7 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool = False, files: Seq
             allowed_paths=[str(path) for path in files],
             theme=THEME,
             css=CSS,
+            app_kwargs={"middleware": [Middleware(Gate, folder=uploads, full=full)]},
         )
     except OSError as error:
         raise PortError(f"{host}:{port}: cannot be listened on ({error}); choose another --port") from error
@@ -76,11 +90,19 @@ def serve_to_the_end(
     port: int,
     share: bool = False,
     files: Sequence[Path] = (),
+    full: Says | None = None,
 ) -> None:
-    """Serves the page that `build` makes until the process is told to end; its first line says where, and `says()`."""
+    """Serves the page that `build` makes until the process is told to end; its first line says where, and `says()`.
+
+    For `full` see `serve`.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted then, too
-    with tempfile.TemporaryDirectory(prefix="sussurro-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        with serve(build(), host, port, share, files) as url:
+    with own_folder() as folder:
+        uploads = folder / "uploads"
+        uploads.mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        with serve(build(), host, port, share, files, uploads, full) as url:
             print(f"ready: {url} ({says()})", flush=True)
-            threading.Event().wait()
+            while True:
+                time.sleep(SWEEP_EVERY)
+                sweep(uploads)

@@ -29,9 +29,9 @@ def main() -> None:
     quiet_transformers()
     transcriber = Transcriber(model_folder(HERE))
     transcriber.name = settings(HERE)["name"]
-    if not os.environ.get("SPACES_ZERO_GPU"):  # there, a GPU would have to be lent for it, and to nobody
-        warm_up(transcriber)
-    run(transcriber, host, port)
+    # On ZeroGPU a GPU would have to be lent for it, and to nobody.
+    compute = None if os.environ.get("SPACES_ZERO_GPU") else warm_up(transcriber)
+    run(transcriber, host, port, compute=compute)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from serving.space_files import PYTHON, SERVING, copy_files, installed, requirem
 from serving.space_model import SETTINGS
 
 FOLDER = "monitor"
-SERVED = ("__init__.py", "errors.py", "languages.py", "port.py", "server.py", "page.css", "monitor*")
+SERVED = (
+    *("__init__.py", "errors.py", "gate.py", "languages.py", "port.py", "server.py", "uploads.py"),
+    *("page.css", "monitor*"),
+)
 INSTALLED = ("gradio", "tyro")
 LARGE_FILES = "".join(f"*{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in SHOWN_FILES)
 BODY = """# $title

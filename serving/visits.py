@@ -2,20 +2,22 @@
 
 Decision: Gradio knows nothing here. A run is a generator of `View`s, so that it can be read and tested alone. The one
 engine takes a step at a time, in a thread of its own: a run that Gradio has dropped may still be inside its last step
-when the next visitor's begins. A visitor's Cancel, or closed tab, sets that visitor's event, which the engine looks at.
+when the next visitor's begins. A visitor's Cancel, or closed tab, sets that run's event, which the engine looks at; a
+run whose visitor has begun another one meanwhile gives up and shows nothing more.
 """
 
+import itertools
 import math
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from serving import timeline
 from serving.engine_thread import EngineThread
@@ -27,8 +29,9 @@ from serving.transcript import Transcript
 from serving.words import explain
 from serving.youtube import Video
 
+T = TypeVar("T")
+
 LOOK_EVERY = 0.3  # seconds between two looks at a download
-SWEEP_AFTER = 60 * 60  # seconds that an empty file may be an upload which has not sent anything yet
 
 
 class Videos(Protocol):
@@ -55,70 +58,114 @@ class View:
     running: bool = True
 
 
+@dataclass
+class _Run:
+    """What a session has asked for last."""
+
+    number: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when it has to end."""
+    name: str = ""
+    """The recording's."""
+    options: Options = field(default_factory=Options)
+    found: list[Progress] = field(default_factory=list)
+    """The steps so far."""
+
+
 class Visits:
     """The engine, and who is being served: one run for a session at a time."""
 
-    def __init__(self, transcriber: Transcriber, videos: Videos, folder: Path) -> None:
+    def __init__(
+        self, transcriber: Transcriber, videos: Videos, folder: Path, compute: EngineThread | None = None
+    ) -> None:
         self.transcriber, self.videos = transcriber, videos
         self.folder = folder  # where Gradio's uploads lie: only what is there is served, and it goes with the page
-        self._compute = EngineThread()
-        self._stops: dict[str, threading.Event] = {}
+        self._compute = compute or EngineThread()
+        self._numbers = itertools.count(1)
+        self._runs: dict[str, _Run] = {}
         self._folders: dict[str, Path] = {}
 
-    def begin(self, session: str) -> threading.Event:
-        """The session's new event; a run that the session still has stops."""
-        self.stop(session)
-        self._stops[session] = threading.Event()
-        return self._stops[session]
+    def begin(self, session: str) -> int:
+        """The number of the session's new run; one that the session still has stops."""
+        return self._begin(session).number
 
     def stop(self, session: str) -> None:
         """Ends the session's run, if it has one."""
-        if stop := self._stops.get(session):
-            stop.set()
+        if run := self._runs.get(session):
+            run.stop.set()
 
     def stopped(self, session: str) -> bool:
         """Whether the session ended its own run."""
-        return (stop := self._stops.get(session)) is not None and stop.is_set()
+        return (run := self._runs.get(session)) is not None and run.stop.is_set()
+
+    def is_last(self, session: str, number: int) -> bool:
+        """Whether the session has begun no other run since."""
+        return (run := self._runs.get(session)) is not None and run.number == number
+
+    def kept(self, session: str) -> dict[str, Path]:
+        """The downloads of what the session's run has found so far, if that is anything; they go when uploads go."""
+        run = self._runs.get(session)
+        if run is None or not any(step.segments for step in run.found):
+            return {}
+        self.folder.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="kept-", dir=self.folder))
+        return write(_joined(list(run.found), run.options), folder, run.name)
 
     def leave(self, session: str) -> None:
         """Forgets a session, and what was fetched from YouTube for it."""
         self.stop(session)
-        self._stops.pop(session, None)
+        self._runs.pop(session, None)
         if folder := self._folders.pop(session, None):
             shutil.rmtree(folder, ignore_errors=True)
 
     def transcript(self, path: Path, options: Options, session: str) -> Transcript:
         """The whole transcript at once, for programs. Raises a `UserError`."""
         try:
-            return _joined(list(self._steps(path, options, self.begin(session))), options)
+            return _joined(list(self._steps(path, options, self._begin(session).stop)), options)
         finally:
-            self._stops.pop(session, None)  # a program has no tab whose closing would be told
+            self._runs.pop(session, None)  # a program has no tab whose closing would be told
 
-    def run(self, path: Path, name: str, options: Options, session: str, words: dict[str, str]) -> Iterator[View]:
-        """The views of a transcription, to the downloads or to the reason why there are none; raises nothing."""
-        stop = self._stops.get(session) or self.begin(session)
-        began, found = time.monotonic(), list[Progress]()
+    def run(
+        self, path: Path, name: str, options: Options, session: str, words: dict[str, str], number: int | None = None
+    ) -> Iterator[View]:
+        """The views of a transcription, to the downloads or to the reason why there are none; raises nothing.
+
+        There are none, or no more, once the session has begun another run than that of `number`.
+        """
+        if run := self._run(session, number):
+            run.name, run.options, run.found = name, options, []
+            yield from self._while_last(session, run, self._views(path, run, words))
+
+    def _views(self, path: Path, run: _Run, words: dict[str, str]) -> Generator[View]:
+        began, found, options = time.monotonic(), run.found, run.options
         rows = text = ""
         yield View(timeline.bar(words["reading"]))
         try:
-            for step in self._steps(path, options, stop):
+            for step in self._steps(path, options, run.stop):
                 found.append(step)
                 rows += "".join(timeline.row(segment, options.written(step.language)) for segment in step.segments)
                 text = _text(found, options)
                 yield View(_progress(step, time.monotonic() - began, words), rows, text)
         except StoppedError:
-            yield from self._last(timeline.note(words["stopped"], "stopped"), rows, found, name, options)
+            yield from self._last(timeline.note(words["stopped"], "stopped"), rows, run)
         except UserError as error:
             yield View(timeline.note(explain(error, words), "error"), rows, text, running=False)
         else:
             taken = timeline.duration(time.monotonic() - began)
             says = words["finished"].format(seconds=timeline.duration(found[-1].seconds), taken=taken)
             status = timeline.note(says, "done") if rows else timeline.note(words["silence"], "stopped")
-            yield from self._last(status + self._estimate(found[-1], options, words), rows, found, name, options)
+            yield from self._last(status + self._estimate(found[-1], options, words), rows, run)
 
-    def fetch(self, video: Video, session: str, words: dict[str, str]) -> Iterator[View | Path]:
-        """The views of a download, then its path, or a last view that says why there is none."""
-        stop = self._stops.get(session) or self.begin(session)
+    def fetch(
+        self, video: Video, session: str, words: dict[str, str], number: int | None = None
+    ) -> Iterator[View | Path]:
+        """The views of a download, then its path or a last view that says why there is none; for `number` see `run`."""
+        if run := self._run(session, number):
+            yield from self._while_last(session, run, self._download(video, session, run.stop, words))
+
+    def _download(
+        self, video: Video, session: str, stop: threading.Event, words: dict[str, str]
+    ) -> Generator[View | Path]:
         if folder := self._folders.pop(session, None):
             shutil.rmtree(folder, ignore_errors=True)
         self.folder.mkdir(exist_ok=True)
@@ -140,19 +187,27 @@ class Visits:
         except UserError as error:
             yield View(timeline.note(explain(error, words), "error"), running=False)
 
-    def _sweep(self) -> None:
-        """Gradio leaves an empty file behind for each upload (`gr.File`, its `NamedTemporaryFile`).
+    def _begin(self, session: str) -> _Run:
+        self.stop(session)
+        self._runs[session] = _Run(next(self._numbers))
+        return self._runs[session]
 
-        A new one may be an upload that has just begun.
-        """
-        for left in self.folder.glob("tmp*"):
-            with suppress(FileNotFoundError):
-                found = left.stat()
-                if left.is_file() and found.st_size == 0 and time.time() - found.st_mtime > SWEEP_AFTER:
-                    left.unlink()
+    def _run(self, session: str, number: int | None) -> _Run | None:
+        """The session's run of that number, None where it began another; without a number its last, or a new one."""
+        run = self._runs.get(session)
+        if number is None:
+            return run or self._begin(session)
+        return run if run is not None and run.number == number else None
+
+    def _while_last(self, session: str, run: _Run, steps: Generator[T]) -> Iterator[T]:
+        """The steps, until the session begins another run."""
+        with closing(steps):
+            for step in steps:
+                if self._runs.get(session, run) is not run:
+                    return
+                yield step
 
     def _steps(self, path: Path, options: Options, stop: threading.Event) -> Iterator[Progress]:
-        self._sweep()
         if stop.is_set():
             raise StoppedError(f"{path.name}: was cancelled")
         with decoded(path, stopped=stop.is_set) as audio_N:
@@ -176,14 +231,14 @@ class Visits:
         that = words["some_wrong" if confidence.bound else "none_wrong"].format(**shares)
         return timeline.note(f"{words[kind]}: {that}", f"estimate {kind}")
 
-    def _last(self, status: str, rows: str, found: list[Progress], name: str, options: Options) -> Iterator[View]:
+    def _last(self, status: str, rows: str, run: _Run) -> Iterator[View]:
         """The final view, with downloads if there is anything to download; they exist until the generator ends."""
         if not rows:
             yield View(status, running=False)
             return
-        transcript = _joined(found, options)
+        transcript = _joined(run.found, run.options)
         with tempfile.TemporaryDirectory(prefix="downloads-") as folder:  # Gradio serves copies of its own
-            files = write(transcript, Path(folder), name)
+            files = write(transcript, Path(folder), run.name)
             yield View(status, rows, transcript.text, files, running=False)
 
 

@@ -1,8 +1,9 @@
 """What each press on the page does: which event, in which queue, with what it shows.
 
 A transcription is two events. The first answers at once, beside the queue: it clears the last result, shows the
-recording to play, and the Cancel button. The second waits its turn, and then shows text as it comes. Cancel both tells
-the engine to stop and has Gradio drop the visitor's events, so that one who still waits gives up the place.
+recording to play, and the Cancel button. The second waits its turn, and then shows text as it comes. It carries the
+number that the first one gave: where its visitor has begun another run by then, it gives up. Cancel, and Clear, both
+tell the engine to stop and have Gradio drop the visitor's events, so that one who still waits gives up the place.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,9 +41,9 @@ def wire(page: "Layout", visits: Visits) -> None:
         presses.transcribe([page.example.click], page.example_path, "audio"),
         *presses.youtube(),
     ]
-    page.cancel.click(presses.stop, None, [page.status, page.cancel], cancels=runs, **QUIET)
+    page.cancel.click(presses.stop, None, presses.shown, cancels=runs, **QUIET)
     for source in (page.voice, page.audio, page.video):
-        source.clear(presses.clear, None, presses.shown, **QUIET)
+        source.clear(presses.clear, None, presses.shown, cancels=runs, **QUIET)
 
 
 class _Presses:
@@ -52,6 +53,7 @@ class _Presses:
         self.shown: list[Any] = [
             page.status, page.cancel, page.player, page.rows, page.text, page.said, page.downloads, *page.files.values()
         ]  # fmt: skip
+        self.begun: list[Any] = [*self.shown, page.run_number]
 
     def transcribe(self, triggers: list[Any], source: Any, kind: str) -> Dependency:
         """The event that transcribes what `source` holds; the first of `triggers` to come starts it."""
@@ -59,31 +61,39 @@ class _Presses:
         def begin(path: str | None, request: gr.Request) -> Update:
             return self.begin(Path(path) if path else None, kind, request)
 
-        begun = gr.on(triggers, begin, source, self.shown, trigger_mode="once", **QUIET)
+        begun = gr.on(triggers, begin, source, self.begun, trigger_mode="once", **QUIET)
         return self.run_after(begun.then, source)
 
     def run_after(self, then: Callable[..., Dependency], source: Any) -> Dependency:
-        def run(path: str | None, language: str, translate: bool, words: bool, request: gr.Request) -> Iterator[Update]:
+        page = self.page
+
+        def run(
+            path: str | None, number: int, language: str, translate: bool, words: bool, request: gr.Request
+        ) -> Iterator[Update]:
             options = Options(language or None, "translate" if translate else "transcribe", words)
             says = words_of(request)
-            if path is None:
+            if path is not None:
+                views = self.visits.run(Path(path), Path(path).name, options, request.session_hash, says, number)
+                yield from map(self.show, views)
+            elif source is not page.fetched:  # whose download has said why there is nothing
                 yield self.show(View(timeline.note(says["nothing"], "error"), running=False))
-                return
-            for view in self.visits.run(Path(path), Path(path).name, options, request.session_hash, says):
-                yield self.show(view)
+            if path is None or not self.visits.is_last(request.session_hash, number):
+                yield gr.skip()  # Gradio shows the last one again at the end, or empties the page where there was none
 
         ran = then(
-            run, [source, *self.options], self.shown, show_progress="minimal", show_progress_on=self.page.status,
-            api_visibility="private", trigger_mode="multiple", **ENGINE,
+            run, [source, page.run_number, *self.options], self.shown, api_visibility="private",
+            show_progress="minimal", show_progress_on=page.status, trigger_mode="multiple", **ENGINE,
         )  # fmt: skip
-        ran.failure(self.refuse, None, [self.page.status, self.page.cancel], **QUIET)
+        ran.failure(self.refuse, None, self.shown, **QUIET)
         return ran
 
     def begin(self, path: Path | None, kind: str, request: gr.Request) -> Update:
         words = words_of(request)
-        self.visits.begin(request.session_hash)
         view = View(timeline.bar(words["waiting"]), running=path is not None)
-        return self.show(view) | {self.page.player: timeline.player(path, kind, words) if path else ""}
+        return self.show(view) | {
+            self.page.run_number: self.visits.begin(request.session_hash),
+            self.page.player: timeline.player(path, kind, words) if path else "",
+        }
 
     def show(self, view: View) -> Update:
         """What changes on the page; what is not named stays."""
@@ -98,20 +108,33 @@ class _Presses:
         }
         return update | {page.files[kind]: str(path) for kind, path in view.files.items()}
 
-    def stop(self, request: gr.Request) -> tuple[str, Any]:
+    def stop(self, request: gr.Request) -> Update:
+        """What had come stays, and can be taken away."""
         self.visits.stop(request.session_hash)
-        return timeline.note(words_of(request)["stopped"], "stopped"), gr.update(visible=False)
+        files = self.visits.kept(request.session_hash)
+        return self.note("stopped", "stopped", request) | {
+            self.page.downloads: gr.update(visible=bool(files)),
+            **{self.page.files[kind]: str(path) for kind, path in files.items()},
+        }
 
-    def refuse(self, request: gr.Request) -> tuple[str, Any]:
+    def refuse(self, request: gr.Request) -> Update:
         """Gradio's own answer, such as a full queue, is a message that fades; this one stays.
 
-        To Gradio a place in the queue that its visitor gave up failed, too; that may be told after `stop` has answered.
+        To Gradio a place in the queue that its visitor gave up failed, too; of that `stop` or `clear` has spoken.
         """
         if self.visits.stopped(request.session_hash):
-            return self.stop(request)
-        return timeline.note(words_of(request)["busy"], "error"), gr.update(visible=False)
+            return gr.skip()
+        return self.note("busy", "error", request)
+
+    def note(self, key: str, kind: str, request: gr.Request) -> Update:
+        """A line in place of the progress bar; all else stays."""
+        return {
+            self.page.status: timeline.note(words_of(request)[key], kind),
+            self.page.cancel: gr.update(visible=False),
+        }
 
     def clear(self, request: gr.Request) -> Update:
+        self.visits.begin(request.session_hash)  # so that nothing more of the last one is shown
         self.visits.stop(request.session_hash)
         view = View(timeline.note(words_of(request)["placeholder"], "empty"), running=False)
         return self.show(view) | {self.page.player: ""}
@@ -131,25 +154,33 @@ class _Presses:
             return timeline.card(video), video, gr.update(visible=True)
 
         def begin(request: gr.Request) -> Update:
-            return self.begin(None, "audio", request) | {page.cancel: gr.update(visible=True)}
+            begun = self.begin(None, "audio", request)
+            return begun | {page.cancel: gr.update(visible=True), page.fetched: None}
 
-        def fetch(video: Video, request: gr.Request) -> Iterator[Update]:
+        def fetch(video: Video, number: int, request: gr.Request) -> Iterator[Update]:
             words = words_of(request)
-            for step in visits.fetch(video, request.session_hash, words):
+            for step in visits.fetch(video, request.session_hash, words, number):
                 if isinstance(step, Path):
                     waiting = View(timeline.bar(words["waiting"]))
                     playing = timeline.player(step, "audio", words)
                     yield self.show(waiting) | {page.fetched: str(step), page.player: playing}
                 else:
                     yield self.show(step)
+            if not visits.is_last(request.session_hash, number):
+                yield gr.skip()
 
-        gr.on(
+        def refuse_look_up(request: gr.Request) -> str:
+            return timeline.note(words_of(request)["busy"], "error")
+
+        looked = gr.on(
             [page.link.submit, page.look_up.click], look_up, page.link, [page.card, page.found, page.link_button],
             api_visibility="private", concurrency_limit=TO_YOUTUBE, trigger_mode="once", show_progress_on=page.card,
         )  # fmt: skip
-        begun = page.link_button.click(begin, None, self.shown, trigger_mode="once", **QUIET)
+        looked.failure(refuse_look_up, None, page.card, **QUIET)
+        begun = page.link_button.click(begin, None, [*self.begun, page.fetched], trigger_mode="once", **QUIET)
         fetched = begun.then(
-            fetch, page.found, [*self.shown, page.fetched], api_visibility="private",
+            fetch, [page.found, page.run_number], [*self.shown, page.fetched], api_visibility="private",
             concurrency_limit=TO_YOUTUBE, show_progress="minimal", show_progress_on=page.status,
         )  # fmt: skip
-        return [fetched, self.run_after(fetched.then, page.fetched)]
+        fetched.failure(self.refuse, None, self.shown, **QUIET)
+        return [fetched, self.run_after(fetched.success, page.fetched)]

@@ -58,6 +58,7 @@ ENGLISH = {
     "model": "Model",
     "nothing": "There is no recording yet: press Record, or choose a file.",
     "no_link": "There is no link yet: paste one, such as https://youtu.be/…",
+    "address": "Recordings are not fetched from addresses. Download it yourself and upload the file.",
     "busy": (
         "This could not be taken on: too many people are waiting, or something went wrong. Try again in a minute."
     ),
@@ -138,6 +139,7 @@ ITALIAN = {
     "model": "Modello",
     "nothing": "Non c'è ancora una registrazione: premi Registra o scegli un file.",
     "no_link": "Non c'è ancora un link: incollane uno, come https://youtu.be/…",
+    "address": "Le registrazioni non vengono prese da un indirizzo. Scarica tu il file e caricalo.",
     "busy": (
         "Non è stato possibile procedere: ci sono troppe richieste, o qualcosa è andato storto. Riprova fra un minuto."
     ),

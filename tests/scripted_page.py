@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import serving.page
 from serving.errors import StoppedError, command
-from serving.links import NotYouTubeError
+from serving.links import BotCheckError, NotYouTubeError
 from serving.media import SAMPLE_RATE
 from serving.running import run
 from serving.transcribe import Options, Progress
@@ -33,6 +33,7 @@ SENTENCES = (
 )
 TITLE = 'Il video <img src=x onerror="window.pwned=4">'
 LINK = "https://youtu.be/abcdefghijk"
+WITHHELD = "https://youtu.be/withheld000"  # found, but its sound is not given out
 QUEUE_SIZE = 1  # one waits, the next is told to come back
 EACH = 2.0  # seconds of recording to a sentence
 SLOW_FROM, PATIENCE = 60.0, 0.2
@@ -83,13 +84,13 @@ class ScriptedTranscriber:
 
 
 class ScriptedVideos:
-    """What `serving.youtube` is to the page: one video, whose sound is four seconds of a tone."""
+    """What `serving.youtube` is to the page: a video whose sound is four seconds of a tone, and one without sound."""
 
     @staticmethod
     def look_up(link: str) -> Video:
-        if link != LINK:
+        if link not in (LINK, WITHHELD):
             raise NotYouTubeError(f"{link}: is not a link to a YouTube video")
-        return Video(id="abcdefghijk", title=TITLE, seconds=3723.0, thumbnail=PIXEL, url=LINK)
+        return Video(id=link[-11:], title=TITLE, seconds=3723.0, thumbnail=PIXEL, url=link)
 
     @staticmethod
     def download(video: Video, folder: Path, progress: Callable[[float], None], stopped: Callable[[], bool]) -> Path:
@@ -98,6 +99,8 @@ class ScriptedVideos:
                 raise StoppedError("the video: was cancelled")
             progress(share)
             time.sleep(PATIENCE)
+        if video.url == WITHHELD:
+            raise BotCheckError(f"{video.id}: YouTube asks for a proof that this is a person")
         tone_N = 0.1 * np.sin(2 * np.pi * 220 * np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE)
         soundfile.write(folder / f"{video.id}.wav", tone_N, SAMPLE_RATE)
         return folder / f"{video.id}.wav"

@@ -1,9 +1,7 @@
 """What the page says and shows, without a browser: words for every error in both languages, HTML that holds no
 markup of anybody's, a run's views from the first to the downloads, and its files gone afterwards."""
 
-import os
 import string
-import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -11,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -21,11 +20,11 @@ from serving.errors import AudioError
 from serving.media import SAMPLE_RATE
 from serving.transcribe import Options
 from serving.transcript import Segment, Word
-from serving.visits import SWEEP_AFTER, View, Visits
+from serving.visits import View, Visits
 from serving.wiring import _Presses
 from serving.words import ENGLISH, GRADIO, ITALIAN, QUEUED, TABLES, explain, in_language_of
 from serving.youtube import Video
-from tests.scripted_page import SENTENCES, TITLE, ScriptedTranscriber, ScriptedVideos
+from tests.scripted_page import LINK, SENTENCES, TITLE, ScriptedTranscriber, ScriptedVideos
 
 
 def kinds(error: type[AudioError] = AudioError) -> Iterator[type[AudioError]]:
@@ -158,7 +157,7 @@ def test_the_time_left_is_what_the_speed_so_far_promises(visits: Visits, tmp_pat
 
 
 def test_a_session_that_leaves_stops_its_run_and_takes_its_download_along(visits: Visits, tmp_path: Path) -> None:
-    *_, path = visits.fetch(ScriptedVideos.look_up("https://youtu.be/abcdefghijk"), "someone", ENGLISH)
+    *_, path = visits.fetch(ScriptedVideos.look_up(LINK), "someone", ENGLISH)
     assert isinstance(path, Path)
     views = run(visits, path)
     next(views)
@@ -168,7 +167,7 @@ def test_a_session_that_leaves_stops_its_run_and_takes_its_download_along(visits
 
 
 def test_a_download_can_be_cancelled(visits: Visits) -> None:
-    steps = visits.fetch(ScriptedVideos.look_up("https://youtu.be/abcdefghijk"), "someone", ITALIAN)
+    steps = visits.fetch(ScriptedVideos.look_up(LINK), "someone", ITALIAN)
     assert "Prelievo" in next(steps).status
     visits.stop("someone")
     assert "Annullato" in list(steps)[-1].status
@@ -181,25 +180,57 @@ def test_a_file_that_cannot_be_read_ends_the_run_in_words_and_leaves_nothing(vis
     assert "Il file non è leggibile" in last.status
 
 
-def test_the_empty_files_that_gradio_leaves_are_swept_up(visits: Visits, tmp_path: Path) -> None:
-    visits.folder.mkdir()
-    for name, said in (("tmpempty", ""), ("tmpupload", "somebody's"), ("tmpbegun", "")):
-        (visits.folder / name).write_text(said)
-    for name in ("tmpempty", "tmpupload"):
-        os.utime(visits.folder / name, (time.time() - 2 * SWEEP_AFTER,) * 2)
-    list(run(visits, recording(tmp_path, 2)))
-    assert sorted(path.name for path in visits.folder.iterdir()) == ["tmpbegun", "tmpupload"]
+def test_a_run_gives_up_once_its_visitor_has_begun_another(visits: Visits, tmp_path: Path) -> None:
+    """Before it has its turn, and in the middle; it shows nothing then, as the page is the other's."""
+    path = recording(tmp_path, 6)
+
+    def numbered(number: int) -> Iterator[View]:
+        return visits.run(path, path.name, Options(), "someone", ENGLISH, number)
+
+    first = visits.begin("someone")
+    second = visits.begin("someone")
+    assert list(numbered(first)) == []
+    under_way = numbered(second)
+    assert next(under_way).running
+    third = visits.begin("someone")
+    assert list(under_way) == []
+    assert list(numbered(third))[-1].text == " ".join(SENTENCES[:3])
+    assert (tmp_path / "log").read_text().count("began") == 1
+
+
+def test_a_download_gives_up_once_its_visitor_has_begun_another_run(visits: Visits) -> None:
+    video = ScriptedVideos.look_up(LINK)
+    first = visits.begin("someone")
+    under_way = visits.fetch(video, "someone", ENGLISH, first)
+    next(under_way)
+    visits.begin("someone")
+    assert list(under_way) == []
+    assert list(visits.fetch(video, "someone", ENGLISH, first)) == []
+
+
+def test_what_was_found_before_a_run_was_stopped_can_be_downloaded(visits: Visits, tmp_path: Path) -> None:
+    views = run(visits, recording(tmp_path, 6))
+    next(views)
+    assert visits.kept("someone") == {}
+    next(views)
+    visits.stop("someone")
+    views.close()  # as Gradio does
+    files = visits.kept("someone")
+    assert files["txt"].read_text(encoding="utf-8") == SENTENCES[0] + "\n"
+    assert files["srt"].parent.parent == visits.folder
+    assert set(files) == {"txt", "srt", "vtt", "json"}
 
 
 def test_a_place_that_its_visitor_gave_up_is_cancelled_and_not_refused(visits: Visits) -> None:
     """Gradio tells of both as of a failed event."""
-    names = ("language", "translate", "words", "status", "cancel", "player", "rows", "text", "said", "downloads")
-    page: Any = SimpleNamespace(**dict.fromkeys(names), files={})
+    names = ["language", "translate", "words", "run_number", "status", "cancel"]
+    names += ["player", "rows", "text", "said", "downloads"]
+    page: Any = SimpleNamespace(**{name: name for name in names}, files={})
     request: Any = SimpleNamespace(session_hash="anna", headers={"accept-language": "en"})
     presses = _Presses(page, visits)
     visits.begin("anna")
-    assert ENGLISH["busy"] in presses.refuse(request)[0]
+    assert ENGLISH["busy"] in presses.refuse(request)["status"]
     visits.stop("anna")
-    assert ENGLISH["stopped"] in presses.refuse(request)[0]
+    assert presses.refuse(request) == gr.skip()
     visits.begin("anna")  # pressed again
-    assert ENGLISH["busy"] in presses.refuse(request)[0]
+    assert ENGLISH["busy"] in presses.refuse(request)["status"]
