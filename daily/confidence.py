@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float64
 
+from daily.alone import alone
 from daily.confidence_pictures import DOUBTED, TRUSTED, draw_calibration, draw_confusion
 from daily.held_out import held_out
 from daily.inference import normaliser
@@ -87,6 +88,9 @@ def train(config: ConfidenceConfig) -> None:
     """Do what `config` says. Raises `UserError`."""
     store, day = open_store(config.store), parse_day(config.day)
     folder = store.confidence(day)
+    if store.is_quiet(day):
+        print(f"{day}: nothing new was said, so there is nothing to learn")
+        return
     if not folder.exists():
         history = read_history(store, day, config.bound)
         chosen, both = held_out(history.sentences, history.speakers, config.held_out, config.seed)
@@ -103,7 +107,9 @@ def read_history(store: Store, day: str, bound: float) -> History:
     with connect(store) as connection:
         there = {column[0] for column in connection.execute("from predictions limit 0").description}
         if MEANINGS.keys() - there:
-            raise UserError(f"{store.folder}: no predictions yet: run daily-inference first")
+            if not store.predictions(day).is_file():
+                raise UserError(f"{store.folder}: no predictions yet: run daily-inference first")
+            return History(np.empty((0, len(MEANINGS))), np.empty(0, bool), [], [])  # tables without rows
         rows = connection.execute(
             f"select {names}, p.errors <= ? * p.words, p.reference, f.voice from predictions p join features f "
             "using (id, day) where day <= ? and p.hypothesis <> '' and p.hypothesis_words > 0 order by day, id",
@@ -238,7 +244,8 @@ def _register(store: Store, day: str, folder: Path) -> str:
         metrics=metrics,
         note="in use" if helps else "knows no more than the share of right transcripts: not used",
     )
-    newest = all(other.day <= day for other in registry.versions(CONFIDENCE))
+    # A day that is yet to come was run by mistake: it is no reason to use none of the days until then.
+    newest = all(other.day <= day or other.day > parse_day("") for other in registry.versions(CONFIDENCE))
     if helps and newest:
         registry.promote(CONFIDENCE, version.number)
     trusted = found["confusion"][TRUSTED]
@@ -251,7 +258,9 @@ def _register(store: Store, day: str, folder: Path) -> str:
 
 @command
 def main() -> None:
-    train(tyro.cli(ConfidenceConfig, prog="python -m daily.confidence"))
+    config = tyro.cli(ConfidenceConfig, prog="python -m daily.confidence")
+    with alone(config.store, "confidence", config.day):
+        train(config)
 
 
 if __name__ == "__main__":

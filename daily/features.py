@@ -22,6 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from daily import commands
+from daily.alone import alone
 from daily.recorded import recordings
 from daily.sentences import SENTENCES, distinct, for_day, for_test, key, read_sentences
 from daily.store import FEATURES, FIXED, GUARD, SETTINGS, TEST, Store, create_store, open_store, parse_day, write_table
@@ -30,6 +31,7 @@ from daily.voices import Utterance, speak, voices_of
 from data.augment import Recipe, find_recipe, generator
 from data.errors import UserError, command
 from data.featurize import FeaturizeConfig, featurize
+from data.finish import NothingUsableError
 from data.log_mel import SAMPLE_RATE
 from data.model_files import model_file, read_n_mels
 from data.pool import available_cores
@@ -69,7 +71,9 @@ class FeaturesConfig:
     recipes: tuple[str, ...] = ("none", "standard", "lab")
     """Augmentation recipes; each synthetic clip gets one of them, drawn."""
     recorded: str | None = None
-    """New recordings with transcripts: any source, such as a folder with metadata.csv; none is taken twice."""
+    """New recordings with transcripts: any source, such as a folder with metadata.csv; none is taken twice.
+
+    A day on which it holds nothing new, and nothing is spoken, is a quiet one: its table is empty."""
     recorded_split: str = "train"
     """The split of the recordings; a plain folder is one split, train."""
     seed: int = 0
@@ -98,11 +102,15 @@ def _make_missing(store: Store, day: str, recipes: list[Recipe], config: Feature
         return
 
     def make(split: str, takes: Callable[[], Takes]) -> None:
-        folder = store.clips(split)
-        if not folder.is_dir() and not write_takes(folder, takes(), store.language, recipes, config.seed):
-            raise UserError(f"{split} would be empty: give --clips, or --recorded a folder with new recordings")
-        _featurize(store, split, config.workers)
-        write_table(FEATURES, store.features(split), _rows(store, split))
+        is_there = store.clips(split).is_dir()
+        is_there = is_there or bool(write_takes(store.clips(split), takes(), store.language, recipes, config.seed))
+        is_there = is_there and _featurize(store, split, config.workers)
+        if not is_there and (split in FIXED or config.recorded is None):
+            raise UserError(
+                f"{split} would be empty: give --clips, or --recorded a folder with new recordings; "
+                f"if {store.clips(split)} is there, delete it"
+            )
+        write_table(FEATURES, store.features(split), _rows(store, split) if is_there else ())
         print(f"{split}: {_say(store, split)}")
 
     if not store.features(GUARD).is_file():
@@ -197,19 +205,28 @@ def _spoken(store: Store, split: str, sentences: list[str], seed: int) -> Iterat
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _featurize(store: Store, split: str, workers: int) -> None:
-    featurize(
-        FeaturizeConfig(
-            source=str(store.clips(split) / "metadata.csv"),
-            shards=str(store.shards),
-            model=store.model,
-            split=split,
-            recipe="none",
-            copies=0,
-            language=store.language,
-            workers=workers,
-        )
+def _featurize(store: Store, split: str, workers: int) -> bool:
+    """Make the shards of a split; whether any of its clips could be used.
+
+    However many cannot, they are left out and named: the clips are written, and no later run could mend them.
+    """
+    config = FeaturizeConfig(
+        source=str(store.clips(split) / "metadata.csv"),
+        shards=str(store.shards),
+        model=store.model,
+        split=split,
+        recipe="none",
+        copies=0,
+        max_rejected="100%",
+        language=store.language,
+        workers=workers,
     )
+    try:
+        featurize(config)
+    except NothingUsableError as error:
+        print(f"{split}: {error}")
+        return False
+    return True
 
 
 def _rows(store: Store, split: str) -> Iterator[dict[str, Any]]:
@@ -238,13 +255,17 @@ def _rows(store: Store, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _say(store: Store, split: str) -> str:
+    if store.is_quiet(split):
+        return "nothing new"
     manifest = Shards.open(store.shards, split).manifest
     return f"{manifest['records']} clips, {manifest['seconds'] / 60:.1f} minutes"
 
 
 def main() -> None:
     """The command line."""
-    make_features(tyro.cli(FeaturesConfig, prog="python -m daily.features"))
+    config = tyro.cli(FeaturesConfig, prog="python -m daily.features")
+    with alone(config.store, "features", config.day):
+        make_features(config)
 
 
 if __name__ == "__main__":

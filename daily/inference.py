@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 from rapidfuzz.distance import Levenshtein
 
+from daily.alone import alone
 from daily.champion import champion_of
 from daily.commands import module, run
 from daily.registry import CONFIDENCE_FILE
@@ -24,6 +25,7 @@ from daily.store import PREDICTIONS, connect, open_store, parse_day, write_table
 from data.errors import UserError, command
 
 RIGHT = 0.0  # share of wrong words up to which a transcript is right, while no confidence model names another
+MOST_REFUSED = 0.5  # of a day's clips: beyond, it is not the clips
 NOT_SIGNALS = ("file_name", "text", "language", "problem", "confidence", "trusted")
 
 
@@ -52,11 +54,15 @@ def infer(config: InferenceConfig) -> None:
     with connect(store) as connection:
         clips = connection.execute("select id, file, sentence from features where day = ? order by id", [day])
         rows = [dict(zip(("id", "file", "reference"), row, strict=True)) for row in clips.fetchall()]
-    heard = _hear(folder, store.language, [store.folder.resolve() / row["file"] for row in rows]) if rows else []
+    files = [store.folder.resolve() / row["file"] for row in rows]
+    if gone := [file for file in files if not file.is_file()]:
+        raise UserError(f"{gone[0]} is not there, though {store.features(day)} says so: bring it back from a copy")
+    heard = _hear(folder, store.language, files) if files else []
     normalise, number = normaliser(), str(version.number)
     predictions = [
         {"id": row["id"], "day": day, "model_version": number, **scored(row["reference"], said, bound, normalise)}
         for row, said in zip(rows, heard, strict=True)
+        if "problem" not in said
     ]
     write_table(PREDICTIONS, target, predictions)
     print(say(day, number, predictions))
@@ -69,7 +75,7 @@ def _bound(champion: Path) -> float:
 
 
 def _hear(champion: Path, language: str, files: list[Path]) -> list[dict[str, Any]]:
-    """What the champion writes of each file, with its signals; in the order of the files."""
+    """What the champion writes of each file, with its signals, or its `problem`; in the order of the files."""
     with tempfile.TemporaryDirectory(prefix="sussurro-inference-") as folder:
         clips, out = Path(folder) / "clips.csv", Path(folder) / "heard.jsonl"
         with clips.open("w", encoding="utf-8", newline="") as file:
@@ -78,8 +84,11 @@ def _hear(champion: Path, language: str, files: list[Path]) -> list[dict[str, An
         run(module("serving.batch", *(str(part) for option in options.items() for part in option)))
         with out.open(encoding="utf-8") as file:
             heard = [json.loads(line) for line in file]
-    if problems := [row["problem"] for row in heard if "problem" in row]:
+    problems = [row["problem"] for row in heard if "problem" in row]
+    if len(problems) > max(1, MOST_REFUSED * len(files)):
         raise UserError(f"{len(problems)} of {len(files)} clips cannot be heard; the first: {problems[0]}")
+    for problem in problems:
+        print(f"left out, it cannot be heard: {problem}")
     return heard
 
 
@@ -95,6 +104,7 @@ def scored(reference: str, said: Mapping[str, Any], bound: float, normalise: Cal
         "confidence": said.get("confidence"),
         "trusted": said.get("trusted"),
         "right": errors <= bound * len(wanted),
+        "bound": bound,
         **{name: value for name, value in said.items() if name not in NOT_SIGNALS},
     }
 
@@ -119,7 +129,9 @@ def say(day: str, version: str, predictions: list[dict[str, Any]]) -> str:
 
 @command
 def main() -> None:
-    infer(tyro.cli(InferenceConfig, prog="python -m daily.inference"))
+    config = tyro.cli(InferenceConfig, prog="python -m daily.inference")
+    with alone(config.store, "inference", config.day):
+        infer(config)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ SAME = ("format_version", "language", "tokenizer_sha256", "features")
 def mix(store: Store, day: str, replay: float = 1.0, seed: int = 0) -> Path:
     """The folder of shards with the split `train-DAY`: all of `day`, and `replay` × as many clips of older days.
 
-    Made once; where it is there already, made with the same arguments, nothing is done.
+    Older days that were not heard yet are left alone, so that nothing is learned before it was heard. Made once: where
+    it is there already, made with the same arguments, nothing is done, whatever came to the store since.
 
     Raises:
         UserError: the day has no shards, an older day's are of another kind, or another mixture is there.
@@ -35,20 +36,16 @@ def mix(store: Store, day: str, replay: float = 1.0, seed: int = 0) -> Path:
         raise UserError(f"replay is {replay}; it takes 0 or more clips of older days for each new one")
     shards_dir, split = store.run(day) / "shards", f"train-{day}"
     new = Shards.open(store.shards, day)
-    older = [earlier for earlier in store.days() if earlier < day]
-    chosen = _draw(store, older, round(replay * len(new)), np.random.default_rng([seed, zlib.crc32(day.encode())]))
-    settings: dict[str, Any] = {name: new.manifest[name] for name in SAME} | {
-        "source": str(store.folder),
-        "split": split,
-        "replay": replay,
-        "seed": seed,
-        "days": {day: len(new)} | {earlier: len(positions) for earlier, positions in chosen.items()},
-    }
+    settings: dict[str, Any] = {name: new.manifest[name] for name in SAME}
+    settings |= {"split": split, "replay": replay, "seed": seed}
     folder = shards_dir / split
     if (folder / MANIFEST).is_file():
         if found := differences(read_json(folder / MANIFEST), settings):
             raise UserError(f"{folder} holds another mixture ({'; '.join(found)}): delete {store.run(day)}")
         return shards_dir
+    older = [earlier for earlier in store.days() if earlier < day and _may_be_learned(store, earlier)]
+    chosen = _draw(store, older, round(replay * len(new)), np.random.default_rng([seed, zlib.crc32(day.encode())]))
+    days = {day: len(new)} | {earlier: len(positions) for earlier, positions in chosen.items()}
     partial = shards_dir / f".{split}.partial"
     with writing_to(partial):
         shutil.rmtree(partial, ignore_errors=True)  # of a killed command
@@ -62,6 +59,8 @@ def mix(store: Store, day: str, replay: float = 1.0, seed: int = 0) -> Path:
                 _copy(old, positions, writer)
         rows = {**writer.rows, "shard": [0] * len(writer.rows["id"])}
         manifest = settings | {
+            "source": str(store.folder),
+            "days": days,
             "recipe": {"name": "none", "transforms": []},
             "copies": 0,
             "clips": len(rows["id"]),
@@ -83,6 +82,11 @@ def mix(store: Store, day: str, replay: float = 1.0, seed: int = 0) -> Path:
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(folder)
     return shards_dir
+
+
+def _may_be_learned(store: Store, day: str) -> bool:
+    """Whether a day may be learned from: it was heard, and something was said on it."""
+    return store.predictions(day).is_file() and not store.is_quiet(day)
 
 
 def _draw(store: Store, days: list[str], number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ Shapes: N samples at 16 kHz.
 """
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Iterable
@@ -74,7 +75,7 @@ def write_takes(
         written = 0
         for name, take in takes:
             recipe, audio_N, drawn = _treated(take, name, recipes, seed)
-            soundfile.write(partial / name, audio_N, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            write_clip(partial / name, audio_N)
             writer.writerow(
                 {
                     "file_name": name,
@@ -95,6 +96,13 @@ def write_takes(
         else:
             shutil.rmtree(partial)
     return written
+
+
+def write_clip(path: Path, audio_N: Float32[np.ndarray, "N"]) -> None:
+    """Write sound as FLAC; `OSError` where the disk is full, which libsndfile would not say."""
+    content = io.BytesIO()
+    soundfile.write(content, audio_N, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    path.write_bytes(content.getbuffer())
 
 
 def partial_folder(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import tyro
 from upath import UPath
 
+from daily.alone import alone
 from daily.champion import champion_of
 from daily.commands import module, run
 from daily.decision import Decision, Difference, decide
@@ -66,7 +67,7 @@ class TrainingConfig:
 
 
 def train_day(config: TrainingConfig, train_options: list[str]) -> dict[str, Any]:
-    """The decision of the day, as in its decision.json; done at once if it was made before.
+    """The decision of the day, as in its decision.json; done at once if it was made before, empty of a quiet day.
 
     Raises:
         UserError: no such store, day or fixed split; or what a command ended with.
@@ -77,6 +78,13 @@ def train_day(config: TrainingConfig, train_options: list[str]) -> dict[str, Any
         print(f"{day}: already decided; a day is trained once")
         _tidy(store, out)
         return found
+    if store.is_quiet(day):
+        print(f"{day}: nothing new was said, so there is nothing to learn")
+        return {}
+    if not store.predictions(day).is_file():
+        raise UserError(
+            f"{day} was not heard yet, and is not learned before: run `make daily-inference DAY={day}` first"
+        )
     for split in (day, *FIXED):
         if not (store.shards / split / MANIFEST).is_file():
             raise UserError(f"{store.shards} has no {split}: run `make daily-features DAY={day}` first")
@@ -226,7 +234,10 @@ def _tidy(store: Store, out: Path) -> None:
 @command
 def main() -> None:
     config, train_options = tyro.cli(TrainingConfig, return_unknown_args=True)
-    record = train_day(config, train_options)
+    with alone(config.store, "training", config.day):
+        record = train_day(config, train_options)
+    if not record:
+        return
     print(f"version {record['version']} of {record['day']}, from version {record['champion']}\n{record['reason']}")
 
 

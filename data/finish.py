@@ -25,6 +25,10 @@ ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 DUPLICATE = "same audio as another clip"
 
 
+class NothingUsableError(UserError):
+    """No clip of a split could be used; its `rejected.tsv` says why."""
+
+
 def drop_duplicates(jobs: list[ShardJob], results: dict[int, ShardResult]) -> dict[int, ShardResult]:
     """`results` after clips whose features are an earlier clip's, byte for byte, are taken out of the shards."""
     first: dict[tuple[int, int], tuple[int, int, int, str]] = {}  # checksum and frames → shard, offset, length, id
@@ -73,7 +77,7 @@ def merge(
     write_rejected(folder, rejected)
     records = sum(result.records for result in results)
     if not records:
-        raise UserError(f"no clip could be used; {folder / REJECTED} says why")
+        raise NothingUsableError(f"no clip could be used; {folder / REJECTED} says why")
     index_sha256 = write_index(folder, _index_parts(jobs))
     manifest = {
         **settings,

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from daily.confidence import MEANINGS, ConfidenceConfig, scores, train
+from daily.confidence import MEANINGS, ConfidenceConfig, read_history, scores, train
 from daily.held_out import held_out
 from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, open_registry
 from daily.store import FEATURES, PREDICTIONS, Store, create_store, write_table
@@ -144,6 +144,14 @@ def test_a_second_run_changes_nothing_and_an_older_day_does_not_replace_a_newer(
     )  # as it was that day
 
 
+def test_a_day_that_was_once_run_in_the_future_does_not_keep_the_days_until_then_from_use(store) -> None:
+    with_day(store, "2026-11-23", 120)
+    with_day(store, "2999-01-01", 120)
+    train(ConfidenceConfig(store.folder, "2999-01-01"))
+    train(ConfidenceConfig(store.folder, "2026-11-23"))
+    assert open_registry(store.folder).champion(CONFIDENCE).day == "2026-11-23"
+
+
 def test_a_run_killed_before_it_registered_its_model_is_continued(store, monkeypatch) -> None:
     with_day(store, "2026-11-23", 120)
     with monkeypatch.context() as killed:
@@ -170,6 +178,17 @@ def test_a_short_history_teaches_nothing_yet_and_says_so(store, capsys) -> None:
     train(ConfidenceConfig(store.folder, "2026-11-23"))
     assert "no confidence model yet: 12 transcripts so far, 60 are needed" in capsys.readouterr().out
     assert not store.confidence("2026-11-23").exists()
+
+
+def test_a_quiet_day_teaches_nothing_and_does_not_stop_the_days_after_it(store, capsys) -> None:
+    for day in ("2026-11-23", "2026-11-24"):
+        with_day(store, day, 0)
+        train(ConfidenceConfig(store.folder, day))
+        assert f"{day}: nothing new was said" in capsys.readouterr().out
+    assert len(read_history(store, "2026-11-24", 0.0).sentences) == 0
+    with_day(store, "2026-11-25", 120)
+    train(ConfidenceConfig(store.folder, "2026-11-25"))
+    assert [version.day for version in open_registry(store.folder).versions(CONFIDENCE)] == ["2026-11-25"]
 
 
 def test_what_cannot_be_is_refused_in_a_line(store, tmp_path) -> None:

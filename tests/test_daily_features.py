@@ -5,6 +5,7 @@ Festival is a stand-in that speaks tones (its own voices: test_daily_speech.py);
 
 import hashlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import soundfile
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from daily import features as features_module
+from daily import takes as takes_module
 from daily.features import FeaturesConfig, make_features
 from daily.replay import mix
 from daily.sentences import SENTENCES, is_held_back, key, read_sentences
@@ -201,19 +203,20 @@ def test_a_day_killed_between_two_steps_ends_as_one_that_was_not(
     def killed(name: str, matches: str) -> None:
         """`name` of a module dies, once, when one of its arguments names the split."""
         module, _, function = name.rpartition(".")
-        original = getattr(features_module if module == "features" else soundfile, function)
+        changed = {"features": features_module, "takes": takes_module}[module]
+        original = getattr(changed, function)
 
         def dying(*arguments: Any, **named: Any) -> Any:
             if matches in str(arguments):
                 raise KilledError
             return original(*arguments, **named)
 
-        patch.setattr(features_module if module == "features" else soundfile, function, dying)
+        patch.setattr(changed, function, dying)
 
     with monkeypatch.context() as patch:
         killed(
             *{
-                "third clip": ("soundfile.write", take_id(split, 2)),
+                "third clip": ("takes.write_clip", take_id(split, 2)),
                 "clips": ("features.featurize", f"clips/{split}/"),
                 "shards": ("features._rows", f"'{split}'"),
                 "table": ("features.write_table", f"{split}.parquet"),
@@ -230,6 +233,29 @@ def test_a_day_killed_between_two_steps_ends_as_one_that_was_not(
     differ = {Path(name).name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
     assert differ <= {"manifest.json"}
     assert not list(config.store.rglob(".*"))
+
+
+def test_a_disk_that_is_full_when_a_clip_is_written_is_one_line(
+    config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day goes on once there is room: the limit is of a file's size, and above that of an empty table's."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = takes_module.write_clip
+
+    def write_to_full_disk(*arguments: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            write(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(takes_module, "write_clip", write_to_full_disk)
+        with pytest.raises(UserError, match="file too large; nothing is lost: mend that") as full:
+            make_features(config)
+    assert "\n" not in str(full.value)
+    make_features(config)
+    assert open_store(config.store).days() == [DAY]
 
 
 def metadata_folder(folder: Path, clips: list[tuple[Path, str]]) -> Path:
@@ -271,10 +297,62 @@ def test_recordings_are_taken_in_the_same_way_and_none_twice(
     assert all(row["recipe"] == "none" for row in taken)
 
 
-def test_a_day_without_anything_new_is_an_error_and_leaves_nothing(config: FeaturesConfig) -> None:
+def of_train(corpus: Path) -> list[Path]:
+    """The corpus's recordings that are not the guard's."""
+    lines = (corpus / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    return [corpus / "clips" / line.split("\t")[1] for line in lines]
+
+
+def test_recordings_that_cannot_be_used_are_left_out_and_do_not_stop_the_day(
+    config: FeaturesConfig, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four, one has more text than the decoder takes, and one is another's sound in another file."""
+    one, two, three, _ = of_train(corpus)
+    audio_N, rate = soundfile.read(one, dtype="float32")
+    for number in range(2):  # the same samples, another header
+        soundfile.write(tmp_path / f"same-{number}.wav", audio_N, rate, format=("WAV", "WAVEX")[number])
+    said = [(tmp_path / "same-0.wav", "Uno."), (tmp_path / "same-1.wav", "Due."), (two, "parola " * 500)]
+    folder = metadata_folder(tmp_path / "new", [*said, (three, "Quattro.")])
+    make_features(replace(config, clips=0, recorded=str(folder)))
+    assert [row["sentence"] for row in table(open_store(config.store))] == ["Uno.", "Quattro."]
+    out = capsys.readouterr().out
+    assert "left out: 1 × more than 443 tokens" in out
+    assert "left out: 1 × same audio as another clip" in out
+
+
+def test_a_day_of_unusable_recordings_alone_is_a_quiet_one(
+    config: FeaturesConfig, corpus: Path, tmp_path: Path
+) -> None:
+    folder = metadata_folder(tmp_path / "new", [(of_train(corpus)[0], "parola " * 500)])
+    for _ in range(2):
+        make_features(replace(config, clips=0, recorded=str(folder)))
+    assert open_store(config.store).is_quiet(DAY)
+
+
+def test_a_day_without_anything_to_take_from_is_an_error_and_leaves_nothing(config: FeaturesConfig) -> None:
     with pytest.raises(UserError, match="2026-11-23 would be empty"):
         make_features(replace(config, clips=0))
     assert not list((config.store / "clips").glob("*2026*"))
+
+
+def test_a_day_with_nothing_new_among_the_recordings_is_quiet_and_replayed_by_none(
+    config: FeaturesConfig, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = metadata_folder(tmp_path / "new", [(of_train(corpus)[0], "Frase nuova.")])
+    config = replace(config, clips=0, recorded=str(new))
+    make_features(config)
+    make_features(replace(config, day=NEXT))
+    assert f"{NEXT}: nothing new\n" in capsys.readouterr().out
+    make_features(replace(config, day=NEXT))
+    assert f"{NEXT} is in {config.store} already, nothing new; nothing to do\n" in capsys.readouterr().out
+    store = open_store(config.store)
+    assert (store.is_quiet(DAY), store.is_quiet(NEXT), store.days()) == (False, True, [DAY, NEXT])
+    assert [row["day"] for row in table(store)] == [DAY]
+    assert not (store.shards / NEXT).exists()
+    make_features(replace(config, day="2026-11-25", clips=2, recorded=None))
+    hear(store, DAY, NEXT)
+    mixed = Shards.open(mix(store, "2026-11-25"), "train-2026-11-25")
+    assert mixed.manifest["days"] == {"2026-11-25": 2, DAY: 1}
 
 
 @pytest.mark.parametrize(
@@ -340,11 +418,19 @@ def test_two_runs_never_write_one_store_at_once(config: FeaturesConfig, monkeypa
         make_features(config)
 
 
+def hear(store: Store, *days: str) -> None:
+    """What the champion heard on `days`, as far as a mixture looks at it."""
+    for day in days:
+        store.predictions(day).parent.mkdir(exist_ok=True)
+        store.predictions(day).touch()
+
+
 def test_a_mixture_holds_the_day_and_a_sample_of_older_days_record_for_record(config: FeaturesConfig) -> None:
     days = ["2026-11-21", "2026-11-22", DAY, NEXT]
     for day in days:
         make_features(replace(config, day=day))
     store = open_store(config.store)
+    hear(store, *days)
     shards = mix(store, DAY, replay=1.4)
     assert shards == store.run(DAY) / "shards"
     verify(VerifyConfig(str(shards)))
@@ -365,6 +451,7 @@ def test_a_mixture_is_made_once_and_drawn_by_the_seed(config: FeaturesConfig) ->
     for day in ("2026-11-21", "2026-11-22", DAY):
         make_features(replace(config, day=day, clips=8))
     store = open_store(config.store)
+    hear(store, "2026-11-21", "2026-11-22")
     before = tree(mix(store, DAY, replay=0.5))
     assert tree(mix(store, DAY, replay=0.5)) == before
     with pytest.raises(UserError, match=r"holds another mixture \(replay is 0.5 there, 1.0 asked"):
@@ -375,10 +462,29 @@ def test_a_mixture_is_made_once_and_drawn_by_the_seed(config: FeaturesConfig) ->
     assert tree(mix(store, DAY, replay=0.5, seed=1)) != before
 
 
+def test_a_mixture_is_kept_when_an_earlier_day_comes_later_and_when_the_store_is_moved(config: FeaturesConfig) -> None:
+    make_features(config)
+    mixture = tree(mix(open_store(config.store), DAY))
+    make_features(replace(config, day="2026-11-22"))  # made up for
+    hear(open_store(config.store), "2026-11-22")
+    moved = config.store.rename(config.store.with_name("moved"))
+    assert tree(mix(open_store(moved), DAY)) == mixture
+
+
+def test_a_day_that_was_not_heard_is_not_replayed(config: FeaturesConfig) -> None:
+    """Such as one beyond the window of days that the loop makes up for."""
+    for day in ("2026-11-21", "2026-11-22", DAY):
+        make_features(replace(config, day=day))
+    store = open_store(config.store)
+    hear(store, "2026-11-22")
+    assert Shards.open(mix(store, DAY, replay=100), f"train-{DAY}").manifest["days"] == {DAY: 5, "2026-11-22": 5}
+
+
 def test_the_first_day_is_mixed_with_nothing_and_more_than_there_is_gives_all(config: FeaturesConfig) -> None:
     for day in (DAY, NEXT):
         make_features(replace(config, day=day))
     store = open_store(config.store)
+    hear(store, DAY)
     assert len(Shards.open(mix(store, DAY), f"train-{DAY}")) == 5
     assert len(Shards.open(mix(store, NEXT, replay=100), f"train-{NEXT}")) == 10
 
@@ -387,6 +493,7 @@ def test_days_of_other_features_are_not_mixed(config: FeaturesConfig) -> None:
     for day in (DAY, NEXT):
         make_features(replace(config, day=day))
     store = open_store(config.store)
+    hear(store, DAY)
     manifest = store.shards / DAY / "manifest.json"
     changed = json.loads(manifest.read_text()) | {"tokenizer_sha256": "0"}
     manifest.write_text(json.dumps(changed))

@@ -59,13 +59,18 @@ def with_day(store: Store, sentences: Sequence[str], files: Sequence[str] = ()) 
         }
         for number, sentence in enumerate(sentences)
     ]  # fmt: skip
+    if not files:
+        store.clips(DAY).mkdir(parents=True)
+        for row in rows:
+            (store.folder / str(row["file"])).touch()
     write_table(FEATURES, store.features(DAY), rows)
 
 
 class Scripted:
     """In `serving.batch`'s place: writes these texts for the clips it is given."""
 
-    def __init__(self, *texts: str, **more: object) -> None:
+    def __init__(self, *texts: str | None, **more: object) -> None:
+        """Of None it says that it cannot hear the clip."""
         self.texts, self.more, self.heard = texts, more, list[str]()
 
     def __call__(self, command: Sequence[str]) -> None:
@@ -75,7 +80,9 @@ class Scripted:
         with Path(options["--clips"]).open(newline="") as file:
             self.heard = [row["file_name"] for row in csv.DictReader(file)]
         rows = [
-            {"file_name": name, "text": text, "language": "it", "seconds": 2.0, **SIGNALS, **self.more}
+            {"file_name": name, "text": "", "problem": f"{name}: is silent"}
+            if text is None
+            else {"file_name": name, "text": text, "language": "it", "seconds": 2.0, **SIGNALS, **self.more}
             for name, text in zip(self.heard, self.texts, strict=True)
         ]
         Path(options["--out"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -108,6 +115,7 @@ def test_a_day_is_heard_by_the_champion_and_a_second_run_changes_nothing(store, 
         (DAY, "1", None, None)
     }
     assert all({name: row[name] for name in SIGNALS} == SIGNALS for row in rows)
+    assert {row["bound"] for row in rows} == {0.0}
 
     before = store.predictions(DAY).read_bytes()
     monkeypatch.setattr(inference, "run", None)
@@ -125,7 +133,7 @@ def test_estimates_and_their_bound_are_the_confidence_models(store, champion, mo
     monkeypatch.setattr(inference, "run", Scripted("Il mare caldo.", confidence=0.7, trusted=True))
     infer(InferenceConfig(store.folder, DAY))
     (row,) = pq.read_table(store.predictions(DAY)).to_pylist()
-    assert (row["confidence"], row["trusted"], row["right"]) == (0.7, True, True)
+    assert (row["confidence"], row["trusted"], row["right"], row["bound"]) == (0.7, True, True, 0.34)
 
 
 def test_a_day_without_speech_is_a_day_without_predictions(store, champion, capsys) -> None:
@@ -140,11 +148,23 @@ def test_what_is_missing_is_named_and_nothing_is_written(store, champion, monkey
     with pytest.raises(UserError, match=r"2026-11-23.parquet is not there: run daily-features for 2026-11-23 first"):
         infer(InferenceConfig(store.folder, DAY))
     with_champion(store, champion)
-    with_day(store, ["Sì."])
-    monkeypatch.setattr(inference, "run", Scripted("", problem="0.flac: no such file; give the path of a recording"))
-    with pytest.raises(UserError, match=r"1 of 1 clips cannot be heard; the first: 0.flac: no such file"):
+    with_day(store, ["Sì.", "No.", "Forse."])
+    monkeypatch.setattr(inference, "run", Scripted(None, "No.", None))
+    with pytest.raises(UserError, match=r"2 of 3 clips cannot be heard; the first: .*0.flac: is silent"):
+        infer(InferenceConfig(store.folder, DAY))
+    (store.clips(DAY) / "1.flac").unlink()
+    with pytest.raises(UserError, match=r"1.flac is not there, though .*2026-11-23.parquet says so"):
         infer(InferenceConfig(store.folder, DAY))
     assert not store.predictions(DAY).exists()
+
+
+def test_a_clip_that_cannot_be_heard_is_left_out_and_named(store, champion, monkeypatch, capsys) -> None:
+    with_champion(store, champion)
+    with_day(store, ["Sì.", "No."])
+    monkeypatch.setattr(inference, "run", Scripted(None, "No."))
+    infer(InferenceConfig(store.folder, DAY))
+    assert pq.read_table(store.predictions(DAY))["id"].to_pylist() == [f"{DAY}-1.flac"]
+    assert "left out, it cannot be heard: " in capsys.readouterr().out
 
 
 def test_words_and_errors_are_those_of_the_projects_normalised_wer() -> None:

@@ -13,7 +13,7 @@ from daily.commands import CommandError
 from daily.decision import Difference, decide
 from daily.registry import MODEL, open_registry
 from daily.rollback import RollbackConfig, roll_back
-from daily.store import create_store
+from daily.store import FEATURES, PREDICTIONS, create_store, open_store, write_table
 from daily.training import TrainingConfig, train_day
 from data.errors import UserError
 
@@ -125,6 +125,8 @@ def store(first_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
     def mixed(opened: training.Store, day: str, *_: object) -> None:
         write(opened.run(day) / "shards" / f"train-{day}" / "manifest.json", {})
+    for day in (DAY, NEXT, "2026-11-25"):
+        write_table(PREDICTIONS, opened.predictions(day), [])
 
     monkeypatch.setattr(training, "mix", mixed)
     return tmp_path / "store"
@@ -265,6 +267,7 @@ def test_wrong_input_is_refused_before_anything_is_written(store: Path, tmp_path
 
 def test_a_training_that_was_asked_to_stop_is_not_scored(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = scripted(monkeypatch, Commands())
+        ({"day": "2026-11-26"}, "was not heard yet, .*: run `make daily-inference DAY=2026-11-26` first"),
     monkeypatch.setattr(commands, "train", lambda **_: None)  # SIGTERM: the trainer saves and ends well
     with pytest.raises(UserError, match="was stopped; run the same command again"):
         train_day(TrainingConfig(store, DAY), [])
@@ -275,3 +278,11 @@ def test_a_failed_command_ends_the_day_with_its_line(store: Path) -> None:
     with pytest.raises(CommandError, match=r"jax_train\.train: --batch-size 7 does not divide by 8 devices"):
         train_day(TrainingConfig(store, DAY, batch_size=7), [])  # conftest.py gives every process eight
     assert not (store / "runs" / DAY / "decision.json").exists()
+def test_a_quiet_day_is_not_trained_on(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = scripted(monkeypatch, Commands())
+    write_table(FEATURES, open_store(store).features("2026-11-25"), [])
+    assert train_day(TrainingConfig(store, "2026-11-25"), []) == {}
+    assert commands.names == []
+    assert [version.key for version in open_registry(store).versions(MODEL)] == ["base"]
+
+
