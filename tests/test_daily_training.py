@@ -113,6 +113,8 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     opened = create_store(store, "it", str(pretrained), 80, "0" * 64)
     for split in (DAY, NEXT, "test", "guard"):
         write(store / "shards" / split / "manifest.json", {})
+    for day in (DAY, NEXT, "2026-11-25"):
+        write_table(PREDICTIONS, opened.predictions(day), [])
     _, version = training.champion_of(opened)
     assert (version.number, version.key, version.aliases) == (1, "base", ("challenger", "champion"))
     assert version.note == "whisper-pretrained as it was published"
@@ -125,8 +127,6 @@ def store(first_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
     def mixed(opened: training.Store, day: str, *_: object) -> None:
         write(opened.run(day) / "shards" / f"train-{day}" / "manifest.json", {})
-    for day in (DAY, NEXT, "2026-11-25"):
-        write_table(PREDICTIONS, opened.predictions(day), [])
 
     monkeypatch.setattr(training, "mix", mixed)
     return tmp_path / "store"
@@ -255,6 +255,7 @@ def test_wrong_input_is_refused_before_anything_is_written(store: Path, tmp_path
     for settings, said in [
         ({"store": tmp_path / "none"}, "no store"),
         ({"day": "2026-11-31"}, "not a date"),
+        ({"day": "2026-11-26"}, "was not heard yet, .*: run `make daily-inference DAY=2026-11-26` first"),
         ({"day": "2026-11-25"}, "has no 2026-11-25: run `make daily-features DAY=2026-11-25` first"),
     ]:
         config = dataclasses.replace(TrainingConfig(store, DAY), **settings)  # type: ignore[arg-type]
@@ -265,9 +266,16 @@ def test_wrong_input_is_refused_before_anything_is_written(store: Path, tmp_path
     assert not (store / "runs").exists()
 
 
+def test_a_quiet_day_is_not_trained_on(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = scripted(monkeypatch, Commands())
+    write_table(FEATURES, open_store(store).features("2026-11-25"), [])
+    assert train_day(TrainingConfig(store, "2026-11-25"), []) == {}
+    assert commands.names == []
+    assert [version.key for version in open_registry(store).versions(MODEL)] == ["base"]
+
+
 def test_a_training_that_was_asked_to_stop_is_not_scored(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = scripted(monkeypatch, Commands())
-        ({"day": "2026-11-26"}, "was not heard yet, .*: run `make daily-inference DAY=2026-11-26` first"),
     monkeypatch.setattr(commands, "train", lambda **_: None)  # SIGTERM: the trainer saves and ends well
     with pytest.raises(UserError, match="was stopped; run the same command again"):
         train_day(TrainingConfig(store, DAY), [])
@@ -278,11 +286,3 @@ def test_a_failed_command_ends_the_day_with_its_line(store: Path) -> None:
     with pytest.raises(CommandError, match=r"jax_train\.train: --batch-size 7 does not divide by 8 devices"):
         train_day(TrainingConfig(store, DAY, batch_size=7), [])  # conftest.py gives every process eight
     assert not (store / "runs" / DAY / "decision.json").exists()
-def test_a_quiet_day_is_not_trained_on(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = scripted(monkeypatch, Commands())
-    write_table(FEATURES, open_store(store).features("2026-11-25"), [])
-    assert train_day(TrainingConfig(store, "2026-11-25"), []) == {}
-    assert commands.names == []
-    assert [version.key for version in open_registry(store).versions(MODEL)] == ["base"]
-
-
