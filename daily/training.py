@@ -170,8 +170,9 @@ def _metrics(run_folder: Path) -> dict[str, float]:
         scores = read_json(UPath(run_folder / f"evaluate-{split}" / "scores.json"))
         for rate in ("wer", "cer"):
             name = f"{rate}_normalised"
-            low, high = scores["intervals"]["over_clips"][name]
-            found |= {f"{split}_{rate}": scores[name], f"{split}_{rate}_low": low, f"{split}_{rate}_high": high}
+            found[f"{split}_{rate}"] = scores[name]
+            if interval := scores["intervals"]["over_clips"][name]:  # too few clips have none
+                found |= {f"{split}_{rate}_low": interval[0], f"{split}_{rate}_high": interval[1]}
     return found
 
 

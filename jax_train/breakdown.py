@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_train.bootstrap import LEVEL, RESAMPLES, SEED, interval, per_speaker, resampled_sums
+from jax_train.bootstrap import FEWEST_CLIPS, LEVEL, RESAMPLES, SEED, enough, interval, per_speaker, resampled_sums
 from jax_train.scores import SCORES, Edits
 
 SECONDS = (0, 2, 4, 6, 8, 10, 15, np.inf)
 SNR_DB = (-np.inf, 0, 10, 20, 30, 40, np.inf)
-FEWEST_CLIPS = 5  # of a part with an interval, of a speaker in the table: fewer say more of the clips than of the part
 MOST_SPEAKERS = 50  # in the table
 
 
@@ -31,22 +30,29 @@ def counts(written: Edits, normal: Edits) -> Int[np.ndarray, "C 8"]:
 
 
 def intervals(counts_CK: Int[np.ndarray, "C 8"], speakers_C: np.ndarray) -> dict[str, Any]:
-    """The scores' 95 % intervals `over_clips`, and `over_speakers` if these are known and many enough (else None)."""
+    """The scores' 95 % intervals `over_clips`, and `over_speakers` if these are known and many enough (else None).
+
+    An interval is None where too few clips have words.
+    """
     over_speakers = per_speaker(counts_CK, speakers_C)
     return {
         "level": LEVEL,
         "method": "percentile bootstrap",
         "resamples": RESAMPLES,
         "seed": SEED,
+        "fewest_clips": FEWEST_CLIPS,
         "over_clips": _of_scores(counts_CK),
         "over_speakers": None if over_speakers is None else _of_scores(over_speakers),
     }
 
 
-def _of_scores(counts_UK: Int[np.ndarray, "U 8"]) -> dict[str, list[float]]:
+def _of_scores(counts_UK: Int[np.ndarray, "U 8"]) -> dict[str, list[float] | None]:
     sums_RK = resampled_sums(counts_UK)
-    found = {}
+    found: dict[str, list[float] | None] = {}
     for place, name in enumerate(SCORES):
+        if not enough(counts_UK[:, 2 * place + 1]):
+            found[name] = None
+            continue
         some = sums_RK[sums_RK[:, 2 * place + 1] > 0, 2 * place : 2 * place + 2]  # a lone «…» has no normalised word
         found[name] = np.percentile(100 * some[:, 0] / some[:, 1], [(100 - LEVEL) / 2, (100 + LEVEL) / 2]).tolist()
     return found
@@ -61,7 +67,7 @@ def part(counts_CK: Int[np.ndarray, "C 8"], chosen: np.ndarray) -> dict[str, Any
         errors, length = sums[2 * place], sums[2 * place + 1]
         found[name] = float(100 * errors / length) if length else None
         if name.startswith("wer"):
-            ends = interval(*here_CK[:, 2 * place : 2 * place + 2].T) if len(here_CK) >= FEWEST_CLIPS else None
+            ends = interval(*here_CK[:, 2 * place : 2 * place + 2].T)
             found[f"{name}_interval"] = None if ends is None else list(ends)
     return found
 

@@ -19,14 +19,16 @@ from data.errors import UserError, command
 from data.pages import write_page
 from data.records import Shards
 from data.storage import write_text
-from jax_train.bootstrap import FEWEST_SPEAKERS, LEVEL, RESAMPLES, SEED, compared, per_speaker
+from jax_train.bootstrap import FEWEST_CLIPS, FEWEST_SPEAKERS, LEVEL, RESAMPLES, SEED, compared, per_speaker
 from jax_train.breakdown import counts
+from jax_train.conditions import unlike
 from jax_train.config import compilation_cache
 from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.predictions import PREDICTIONS, read_predictions, say_ids
 from jax_train.recordings import Recordings, find_recordings
 from jax_train.report import ClipPicture, clip_picture
 from jax_train.scores import SCORES, Edits, edits, headline, normaliser
+from jax_train.scoring import SCORES_FILE
 from jax_train.word_pairs import WordPair, word_pairs
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
@@ -83,6 +85,8 @@ class Pair:
     ids: list[str]
     references: list[str]
     speakers: np.ndarray
+    unlike: list[str]
+    """In what they were not transcribed alike, as far as it is known."""
     a: Side
     b: Side
 
@@ -151,7 +155,16 @@ def read_pair(config: CompareConfig) -> Pair:
         Side(name, found["hypothesis"], *edits(a["reference"], found["hypothesis"]))
         for name, found in ((config.a, a), (config.b, b))
     ]
-    return Pair(a["id"], a["reference"], np.array(a["speaker"]), *sides)
+    return Pair(a["id"], a["reference"], np.array(a["speaker"]), unlike(*map(settings_of, paths)), *sides)
+
+
+def settings_of(predictions: Path) -> dict[str, Any]:
+    """How evaluate made the file `predictions`, from the scores beside it; as made elsewhere if there are none."""
+    path = predictions.with_name(SCORES_FILE)
+    if predictions.name != PREDICTIONS or not path.is_file():
+        return {"predictions": str(predictions)}
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+    return settings
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -169,6 +182,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         "a": {"name": pair.a.name} | headline(pair.a.written, pair.a.normal),
         "b": {"name": pair.b.name} | headline(pair.b.written, pair.b.normal),
         "clips": len(pair.ids),
+        "unlike": pair.unlike,
         "method": {"name": "paired bootstrap, B less A", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         "over_clips": _differences(counts_a, counts_b),
         "over_speakers": None if speakers_a is None or speakers_b is None else _differences(speakers_a, speakers_b),
@@ -204,6 +218,7 @@ def _write(config: CompareConfig, result: dict[str, Any], pair: Pair, changed: l
         TEMPLATE,
         result=result,
         fewest_speakers=FEWEST_SPEAKERS,
+        fewest_clips=FEWEST_CLIPS,
         language=shards.manifest["language"] if shards else "",
         missing="" if recordings is None else recordings.missing,
         has_shards=shards is not None,
@@ -246,14 +261,19 @@ def table(result: dict[str, Any]) -> str:
     lines.append(f"{'':16}{'A %':>8}{'B %':>8}{'B − A':>8}{'95 %':>18}{'p':>8}")
     for name in SCORES:
         found = result["over_clips"][name]
-        low, high = found["interval"]
         rates = f"{result['a'][name]:8.2f}{result['b'][name]:8.2f}{found['difference']:+8.2f}"
-        lines.append(f"{name.replace('_', ' '):16}{rates}{f'{low:+.2f} to {high:+.2f}':>18}{found['p_value']:8.4f}")
+        ends = "–" if found["interval"] is None else "{:+.2f} to {:+.2f}".format(*found["interval"])
+        p_value = "–" if found["p_value"] is None else f"{found['p_value']:.4f}"
+        lines.append(f"{name.replace('_', ' '):16}{rates}{ends:>18}{p_value:>8}")
+    if result["over_clips"]["wer"]["interval"] is None:
+        lines.append(f"no interval and no p: fewer than {FEWEST_CLIPS} clips say nothing of others")
     changed = result["changed"]
     lines.append(
         f"{changed['better']} clips better, {changed['worse']} worse, {changed['not']} with the same transcript"
     )
-    return "\n".join(lines)
+    if result["unlike"]:
+        lines.append(f"not the models alone: they were not transcribed alike ({'; '.join(result['unlike'])})")
+    return "\n".join([*lines, f"normalised: {result['a']['normaliser']}"])
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ from data.folds import UNDIVIDED, Fold
 from data.log_mel import FRAMES_PER_SECOND
 from data.records import Shards
 from jax_train.checkpoints import load_run, run_model_folder
+from jax_train.conditions import ASKED_TOKENS, LEFT_OUT, lacks
 from jax_train.config import WhisperConfig, compilation_cache
+from jax_train.corpus import facts
 from jax_train.decode import BatchDecoder
 from jax_train.decoding_rules import DecodingRules
 from jax_train.fallback import Fallback
@@ -114,14 +116,16 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
     devices = list(devices or jax.local_devices())
     marks = [time.perf_counter()]
     shards = config.fold.for_scoring(Shards.open(config.shards, config.split))
-    rows = np.flatnonzero(shards.index["copy"] == 0)[: config.limit or None]
+    clean = np.flatnonzero(shards.index["copy"] == 0)
+    rows = clean[: config.limit or None]
     if not len(rows):
         raise UserError(f"{shards.folder}: no clips to score; see its rejected.tsv")
     recordings = find_recordings(shards, config.recordings)
     if config.predictions:
         references = [shards[row].text for row in rows]
         hypotheses = hypotheses_for(config.predictions, shards.index["id"][rows].tolist())
-        origin = {"model": str(config.predictions), "settings": _settings(config)}
+        told = _settings(config, shards.manifest["language"], len(clean) - len(rows))
+        origin = {"model": str(config.predictions), "settings": told}
         return _finish(config, shards, rows, score(shards, rows, references, hypotheses), origin, recordings)
     folder = run_model_folder(config.run) if config.run else model_folder(config.model)
     n_mels, wanted = shards[rows[0]].log_mel_q.shape[1], WhisperConfig.from_folder(folder).num_mel_bins
@@ -154,14 +158,20 @@ def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None
         "model": name,
         "encoder_window_seconds": [length / FRAMES_PER_SECOND for length in decoder.frames],
         "devices": f"{len(devices)} {devices[0].device_kind}",
-        "settings": _settings(config) | json.loads(json.dumps(dataclasses.asdict(rules))),
+        "settings": _settings(config, language, len(clean) - len(rows)) | asdict(rules),
     }
     return _finish(config, shards, rows, scored, told, recordings)
 
 
-def _settings(config: EvaluateConfig) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return settings
+def _settings(config: EvaluateConfig, language: str, left_out: int) -> dict[str, Any]:
+    """The options, with the language that was written and how many clips `limit` left out."""
+    return asdict(config) | {"language": language, ASKED_TOKENS: config.max_new_tokens, LEFT_OUT: left_out}
+
+
+def asdict(settings: EvaluateConfig | DecodingRules) -> dict[str, Any]:
+    """The fields as JSON has them."""
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    return found
 
 
 def _finish(
@@ -175,7 +185,7 @@ def _finish(
     """Write the files; the result with what is `told` of its making."""
     out = config.out_folder()
     write_clips(out, scored)
-    result = {**scored.result, "split": config.split, **told}
+    result = {**scored.result, "split": config.split, "data": facts(shards.manifest), **told}
     started = time.perf_counter()
     write_report(out, result, scored, shards, rows, recordings, config.report_clips)
     result["seconds"] = told.get("seconds", {}) | {"report": round(time.perf_counter() - started, 3)}
@@ -199,8 +209,7 @@ def table(result: dict[str, Any]) -> str:
         f"{'':4}{'as written (95 %)':>26}{'normalised (95 %)':>26}",
     ]
     for name in ("wer", "cer"):
-        shown = [(result[kind], *over_clips[kind]) for kind in (name, f"{name}_normalised")]
-        cells = [f"{rate:.2f} % ({low:.2f}–{high:.2f})".rjust(26) for rate, low, high in shown]
+        cells = [_cell(result[kind], over_clips[kind]) for kind in (name, f"{name}_normalised")]
         lines.append(f"{name.upper():4}{''.join(cells)}")
     lines.append(
         f"{signs['hallucinations']} clips with an invented phrase, {signs['repetitions']} that repeat themselves"
@@ -210,13 +219,20 @@ def table(result: dict[str, Any]) -> str:
         rest = ", ".join(f"{seconds[name]:.1f} s to {name}" for name in ("load", "compile", "score", "report"))
         lines.append(f"in {_windows(result['encoder_window_seconds'], result['settings']['windows'])}")
         lines.append(f"decoded in {seconds['decode']:.1f} s: {speed} (and {rest})")
-    return "\n".join(lines)
+    if missing := lacks(result["settings"]):
+        lines.append(f"not the split's score: {'; '.join(missing)}")
+    return "\n".join([*lines, f"normalised: {result['normaliser']}"])
+
+
+def _cell(rate: float, ends: Sequence[float] | None) -> str:
+    """A rate with its interval, which too few clips do not have."""
+    return (f"{rate:.2f} %" + (f" ({ends[0]:.2f}–{ends[1]:.2f})" if ends else "")).rjust(26)
 
 
 def _windows(seconds: Sequence[float], windows: str) -> str:
     if windows == "whole":
         return f"windows of {seconds[0]:g} s"
-    return f"thinned windows, {seconds[0]:g} to {seconds[-1]:g} s of each in full: not the score of whole windows"
+    return f"thinned windows, {seconds[0]:g} to {seconds[-1]:g} s of each in full"
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from data.clips import ClipError
 from data.pages import write_page
 from data.pictures import Tick, data_uri, envelope, flac, histogram, log_mel_png, short_speaker, time_ticks
 from data.records import Record, Shards
+from jax_train.conditions import decoding, lacks
 from jax_train.rate_bars import rate_bars
 from jax_train.recordings import Recordings
 from jax_train.scores import normaliser
@@ -105,6 +106,8 @@ def write_report(
         out / REPORT,
         TEMPLATE,
         result=result,
+        decoding=decoding(result["settings"]),
+        lacks=lacks(result["settings"]),
         language=shards.manifest["language"],
         recordings=recordings,
         pictures=_pictures(result),
@@ -117,7 +120,7 @@ def write_report(
         wrong=len(wrong),
         shown=len(shown),
         cards=clip_cards(scored, shown, shards, rows, recordings) if shown else iter(()),
-        settings={name: value for name, value in result.get("settings", {}).items() if value not in (None, "", [])},
+        settings={name: value for name, value in result["settings"].items() if value not in (None, "", [])},
     )
 
 

@@ -2,13 +2,15 @@
 
 Decision: Whisper's basic normaliser keeping the accents, in both scores' name. The English normaliser rewrites other
 languages' words, and stripping accents flatters: `è` (is) and `e` (and) are different words. A normalised score alone
-hides what the reader sees: case and punctuation are worth about five points in Italian. Alignments come from the metric
-that gives the scores (jiwer, through `evaluate`), so every finer figure adds up to them.
+hides what the reader sees: case and punctuation are worth about five points in Italian. What no reader sees is taken
+out even as written: whether è is one code point or two, and which spaces stand between words. Alignments come from the
+metric that gives the scores (jiwer, through `evaluate`), so every finer figure adds up to them.
 
 Shapes: C clips.
 """
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,11 @@ class Edits:
         return self.substitutions + self.deletions + self.insertions
 
 
+def as_seen(text: str) -> str:
+    """`text` with what looks alike made alike: Unicode's composed form (NFC), words one plain space apart."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def normaliser() -> Callable[[str], str]:
     """`NORMALISER`: a sentence in lower case, without punctuation and without what stands in brackets."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer  # takes seconds to import
@@ -56,7 +63,7 @@ def normaliser() -> Callable[[str], str]:
 
 
 def edits(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[Edits, Edits]:
-    """The edits as written, and normalised.
+    """The edits as written (both `as_seen`), and normalised.
 
     A hypothesis may be empty, and so may be what the normaliser leaves of a reference (a lone «…»): its words are then
     insertions.
@@ -73,6 +80,7 @@ def edits(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[Edits, 
             raise UserError(
                 f"reference {number} is empty: there is nothing to measure errors against; leave the clip out"
             )
+    references, hypotheses = [as_seen(text) for text in references], [as_seen(text) for text in hypotheses]
     normalise = normaliser()
     normal_references = [normalise(text) for text in references]
     if not any(normal_references):

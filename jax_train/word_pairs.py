@@ -8,7 +8,7 @@ another word. (A word that it splits in two, as «c'è», is one pair here and t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jax_train.scores import aligned
+from jax_train.scores import aligned, as_seen
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def word_pairs(
     references: Sequence[str], hypotheses: Sequence[str], normalise: Callable[[str], str]
 ) -> list[list[WordPair]]:
     """The pairs of each clip, in their order."""
-    true, said = [text.split() for text in references], [text.split() for text in hypotheses]
+    true, said = ([as_seen(text).split() for text in texts] for texts in (references, hypotheses))
     found = aligned([_keys(words, normalise) for words in true], [_keys(words, normalise) for words in said])
     return [_pairs(*clip) for clip in zip(true, said, found.alignments, strict=True)]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jax_train.bootstrap import FEWEST_SPEAKERS, compared, interval, per_speaker, resampled_sums
+from jax_train.bootstrap import FEWEST_CLIPS, FEWEST_SPEAKERS, compared, interval, per_speaker, resampled_sums
 from jax_train.scores import aligned
 
 REFERENCES = ["perché no", "c'è il sole", "buongiorno a tutti quanti", "e poi", "la casa di mio nonno è grande"]
@@ -58,9 +58,25 @@ def test_the_same_seed_gives_the_same_interval_and_blocks_do_not_matter(many, mo
 
 
 def test_clips_without_words_have_no_interval_and_do_not_break_others():
-    nothing = np.array([0])
-    assert interval(np.array([2]), nothing) is None
-    assert interval(np.array([2, 1]), np.array([0, 4])) == (25, 75)  # the clips 1 and 1, or 0 and 1
+    """By hand: a resample of five clips with 4 words and one error, and five without words but with one each."""
+    words, errors = np.repeat([4, 0], 5), np.ones(10, int)
+    assert interval(errors, words[::-1] * 0) is None
+    low, high = interval(errors, words)  # 10 errors over 4 words for each of the five that were drawn
+    assert 100 * 10 / (4 * 10) <= low < 50 < high <= 100 * 10 / 4
+
+
+def test_of_fewer_than_five_clips_with_words_there_is_a_difference_but_no_certainty():
+    """One clip drawn again and again is always itself: p = 0.001 and an interval without width."""
+    words, right, wrong = np.full(FEWEST_CLIPS, 4), np.zeros(FEWEST_CLIPS, int), np.full(FEWEST_CLIPS, 2)
+    for clips in range(1, FEWEST_CLIPS):
+        assert interval(wrong[:clips], words[:clips]) is None
+        found = compared(wrong[:clips], right[:clips], words[:clips]).as_json()
+        assert found == {"difference": -50, "interval": None, "p_value": None, "improved": None}
+    assert interval(wrong, words) == (50, 50)
+    assert compared(wrong, right, words).interval == (-50, -50)
+    without = np.where(np.arange(FEWEST_CLIPS) == 0, 0, words)  # a clip without words does not count
+    assert interval(wrong, without) is None
+    assert compared(wrong, right, without).p_value is None
 
 
 def test_speakers_are_drawn_with_all_their_clips():
@@ -83,16 +99,17 @@ def test_clips_that_err_alike_by_speaker_widen_the_interval_over_speakers():
     assert of_speakers / of_clips == pytest.approx(np.sqrt(10), rel=0.2)
 
 
-def test_the_p_value_of_two_clips_is_the_enumerated_one():
-    """B has one error less in one of two clips: of four equally likely draws one shows none. p = 2 · 1/4.
+def test_the_p_value_of_five_clips_is_the_enumerated_one():
+    """B has one error less in one of five clips: (4/5)^5 of the draws show none, and p is twice that.
 
-    0.05: three standard errors of 2000 draws are 0.03, twice that in p.
+    Drawn three times or more it is in 5.8 % of them, four times or more in 0.7 %: the interval ends at three.
+    0.07: three standard errors of 2000 draws are 0.032, twice that in p.
     """
-    found = compared(np.array([1, 1]), np.array([0, 1]), np.array([4, 4]))
-    assert found.difference == pytest.approx(-12.5)
-    assert found.p_value == pytest.approx(0.5, abs=0.05)
-    assert found.improved == pytest.approx(0.75, abs=0.03)
-    assert found.interval == (-25, 0)
+    found = compared(np.ones(5, int), np.array([0, 1, 1, 1, 1]), np.full(5, 4))
+    assert found.difference == pytest.approx(-5)
+    assert found.p_value == pytest.approx(2 * 0.8**5, abs=0.07)
+    assert found.improved == pytest.approx(1 - 0.8**5, abs=0.035)
+    assert found.interval == (-15, 0)
 
 
 def test_the_same_predictions_do_not_differ(many):

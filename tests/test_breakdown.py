@@ -95,6 +95,15 @@ def test_a_corpus_without_speakers_has_none(counted):
     assert (found["speakers"], found["wer_normalised"], found["worst"]) == (0, {}, [])
 
 
+def test_a_corpus_of_fewer_than_five_clips_with_words_has_no_interval(texts, counted):
+    few = intervals(counted[: FEWEST_CLIPS - 1], np.array(["a"] * (FEWEST_CLIPS - 1)))
+    assert few["over_clips"] == dict.fromkeys(SCORES)
+    assert few["fewest_clips"] == FEWEST_CLIPS
+    dots = counts(*edits([*texts[0][: FEWEST_CLIPS - 1], "…"], [*texts[1][: FEWEST_CLIPS - 1], "ehm"]))
+    found = intervals(dots, np.array([""] * FEWEST_CLIPS))["over_clips"]
+    assert [name for name, ends in found.items() if ends is None] == ["wer_normalised", "cer_normalised"]
+
+
 def test_all_scores_have_intervals_over_clips_and_over_enough_speakers(texts, counted):
     few = intervals(counted, np.array(["a", "b"] * (N_CLIPS // 2)))
     assert few["over_speakers"] is None

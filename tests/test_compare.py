@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from data.errors import UserError, command
 from data.records import Shards
-from jax_train.compare import CompareConfig, compare, main
+from jax_train.compare import CompareConfig, compare, main, table
 from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.scores import SCORES, normaliser
 from tests.conftest import REPOSITORY
@@ -140,6 +140,34 @@ def test_models_of_one_name_are_evaluated_each_into_its_own_folder(small_model_d
         assert scores["wer"] == found[side]["wer"]
     heard = [pq.read_table(tmp_path / "out" / side / "predictions.parquet")["hypothesis"] for side in "ab"]
     assert heard[0] != heard[1]
+    # Two clips: a difference, but nothing of how sure it is, anywhere.
+    for name in SCORES:
+        assert [found["over_clips"][name][what] for what in ("interval", "p_value", "improved")] == [None] * 3
+    assert "no interval and no p: fewer than 5 clips" in table(found)
+    page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    assert "Fewer than 5 clips with words say nothing of others" in page
+    assert "<dt>p-value</dt><dd>–</dd>" in page
+
+
+def test_sides_that_were_not_transcribed_alike_are_named(config, tmp_path):
+    """What is beside predictions.parquet says how it was made; of B's other file nothing is known."""
+    made = {}
+    for side, changes in (("a", {}), ("b", {"windows": "thinned", "num_beams": 5, "language": "en"})):
+        shutil.copytree(config.out.parent / side, tmp_path / side)
+        scores = json.loads((tmp_path / side / "scores.json").read_text())
+        scores["settings"] |= {"predictions": None} | changes
+        (tmp_path / side / "scores.json").write_text(json.dumps(scores))
+        made[side] = str(tmp_path / side)
+    found = compare(replace(config, **made, shards=None, out=tmp_path / "out"))
+    assert found["unlike"] == [
+        "windows: whole in A, thinned in B",
+        "beams: 1 in A, 5 in B",
+        "language: it in A, en in B",
+    ]
+    assert "not the models alone: they were not transcribed alike (windows: whole in A, thinned in B;" in table(found)
+    page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    assert "not transcribed alike (<bdi>windows: whole in A, thinned in B; beams: 1 in A, 5 in B" in page
+    assert compare(replace(config, a=made["a"], shards=None, out=tmp_path / "other"))["unlike"] == []
 
 
 def shortened(table: pa.Table) -> pa.Table:
@@ -187,8 +215,9 @@ def test_the_command_prints_the_table_and_where_the_page_is(config, tmp_path, mo
     main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [f"A {config.a}", f"B {config.b}", "40 clips of both"]
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "2 clips better, 1 worse, 36 with the same transcript",
+        "normalised: transformers BasicTextNormalizer(remove_diacritics=False)",
         str(tmp_path / "compare.html"),
         str(tmp_path / "compare.json"),
     ]

@@ -41,6 +41,18 @@ def test_a_challenger_is_promoted_if_surely_better_on_test_and_no_worse_on_guard
     assert decide(test, guard, margin=0.2).promoted is (promoted or guard.challenger == 9.1)
 
 
+def test_a_challenger_compared_on_too_few_clips_for_an_interval_is_not_promoted() -> None:
+    compared = {"difference": -5.0, "interval": None, "p_value": None, "improved": None}
+    sides = {"a": {"wer_normalised": 20.0}, "b": {"wer_normalised": 15.0}}
+    few = Difference.of(sides | {"clips": 4, "over_clips": {"wer_normalised": compared}})
+    decision = decide(few, few)
+    assert not decision.promoted
+    assert decision.reason == (
+        "not promoted: not surely better on test: WER 20.00 → 15.00 %, -5.00 points (no interval of 4 clips: too few); "
+        "no worse on guard: WER 20.00 → 15.00 %, -5.00 points (no interval of 4 clips: too few)"
+    )
+
+
 def test_a_decision_is_told_with_its_figures() -> None:
     reason = decide(difference(20, 18.5, -2.25, -0.75), difference(9, 9.1, -1, 1.2)).reason
     assert reason == (

@@ -96,6 +96,27 @@ def test_the_scores_are_those_of_the_predictions_it_wrote(base_result):
     assert sum(part["clips"] for part in result["by_snr_db"]) == N_CLIPS
 
 
+def test_the_scores_name_the_clips_they_are_of_and_the_language_that_was_written(base_result, shards, sample_corpus):
+    result, _ = base_result
+    manifest = json.loads((shards / "test" / "manifest.json").read_text())
+    assert result["data"] == {
+        "source": str(sample_corpus),
+        "split": "test",
+        "language": "it",
+        "index_sha256": manifest["index_sha256"],
+    }
+    assert result["settings"]["language"] == "it"
+
+
+def test_one_clip_has_a_score_without_an_interval(small_model, shards, tmp_path):
+    config = EvaluateConfig(shards=shards, model=str(small_model[0]), out=tmp_path, limit=1, max_new_tokens=5)
+    result = evaluate(config, jax.devices()[:ONE_DEVICE])
+    assert set(result["intervals"]["over_clips"].values()) == {None}
+    (line,) = (line.split() for line in table(result).splitlines() if line.startswith("WER"))
+    assert line == ["WER", f"{result['wer']:.2f}", "%", f"{result['wer_normalised']:.2f}", "%"]
+    assert "Fewer than 5 clips with words say nothing of others" in (tmp_path / "report.html").read_text()
+
+
 def test_predictions_made_elsewhere_have_the_same_scores(base_result, shards, tmp_path):
     result, out = base_result
     with (tmp_path / "theirs.tsv").open("w", encoding="utf-8", newline="") as file:
@@ -180,7 +201,12 @@ def test_thinned_windows_are_as_long_as_their_clips_and_said_to_be_another_score
     wanted = {next(size for size in LENGTHS if size >= most + MARGIN) / 100 for most in longest}
     assert result["encoder_window_seconds"] == sorted(wanted)
     assert result["settings"]["windows"] == json.loads((tmp_path / "scores.json").read_text())["settings"]["windows"]
-    assert "not the score of whole windows" in table(result)
+    said = "not the split's score: thinned windows, so not the score of whole windows; transcripts cut after 5 tokens"
+    assert said in table(result)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    header = page[page.index("<header>") : page.index("</header>")]
+    assert "thinned windows, so not the score of whole windows" in header
+    assert "Decoding: greedy, thinned windows." in header
 
 
 def test_every_temperature_is_tried_in_turn_and_the_unsure_that_nobody_speaks_in_are_dropped(small_model, shards):
@@ -218,6 +244,8 @@ def test_the_command_prints_the_table_and_where_the_scores_are(small_model, shar
     said = capsys.readouterr().out
     assert "2 clips" in said
     assert "normalised (95 %)" in said
+    assert "not the split's score: the split's first 2 clips alone" in said
+    assert "normalised: transformers BasicTextNormalizer(remove_diacritics=False)\n" in said
     assert f"{tmp_path / 'out' / 'predictions.parquet'}, {tmp_path / 'out' / 'report.html'}" in said
     assert said.splitlines()[-1] == str(tmp_path / "out" / "scores.json")
 

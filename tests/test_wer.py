@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import unicodedata
 
 import jiwer
 import pytest
 
 from data.errors import UserError
-from jax_train.scores import METRIC, scores
+from jax_train.scores import METRIC, SCORES, normaliser, scores
+from jax_train.word_pairs import word_pairs
 
 REFERENCES = ["Perché no, c'è il sole.", "Buongiorno a tutti!", "E poi?"]
 HYPOTHESES = ["perche no c'è sole", "Buongiorno a tutti!", ""]
@@ -26,6 +28,19 @@ def test_normalised_scores_count_accents_but_neither_case_nor_punctuation():
     # Of 21 + 18 + 5 characters: é became e, «il » and «e poi» are gone.
     assert found["cer_normalised"] == pytest.approx(100 * (1 + 3 + 5) / (21 + 18 + 5), rel=1e-12)
     assert "remove_diacritics=False" in found["normaliser"]
+
+
+def test_what_no_reader_sees_is_no_error_even_as_written():
+    """è as one code point or as e and its accent; words apart by a tab, a no-break space or two spaces."""
+    composed, decomposed = "Così è, perché no?", unicodedata.normalize("NFD", "Così è, perché no?")
+    assert composed != decomposed
+    for pair in ((composed, decomposed), (decomposed, composed)):
+        assert [scores([pair[0]], [pair[1]])[name] for name in SCORES] == [0, 0, 0, 0]
+    spaced = "Così\u00a0è,\tperché  no? "
+    assert [scores([composed], [spaced])[name] for name in SCORES] == [0, 0, 0, 0]
+    assert [scores([spaced], [composed])[name] for name in SCORES] == [0, 0, 0, 0]
+    (pairs,) = word_pairs([composed], [decomposed], normaliser())
+    assert [pair.kind for pair in pairs] == ["same"] * 4
 
 
 def test_a_perfect_transcript_scores_zero_and_case_alone_only_as_written():
