@@ -4,8 +4,9 @@ Decision: the monitor has no access to the store; it gets a folder with figures,
 be copied anywhere. monitor.json appears last, by rename, and names the other files, whose names hold their day: a
 reader sees one snapshot or the one before it. Whatever is drawn (the clip, resamples) is drawn by (`SEED`, day).
 
-A rise of the word error rate is told where the 95 % interval of the difference between the newest day and the
-`DAYS_BEFORE` days before it lies above zero: chance alone does that on one day in forty.
+What is not as it should be is told: stages that failed or were killed, a loop that stands still, a registry that does
+not answer. A rise of the word error rate is told where the 95 % interval of the difference between the newest day and
+the `DAYS_BEFORE` days before it lies above zero: chance alone does that on one day in forty.
 """
 
 import json
@@ -21,12 +22,14 @@ import tyro
 from upath import UPath
 
 from daily.aligned import aligned
-from daily.day_progress import days_begun, read_progress
+from daily.alone import alone
 from daily.drift import KINDS, MEASURES, drift
 from daily.intervals import excess, rate
-from daily.registry import CHAMPION, CONFIDENCE_FILE, MODEL, open_registry
+from daily.lock import LockedError
+from daily.registry import CHAMPION, MODEL, open_registry
 from daily.store import FIXED, Store, connect, open_store, parse_day
-from daily.tracking import server
+from daily.tracking import answering, server
+from daily.undone import SNAPSHOT, left_undone, open_stages, stale
 from data.errors import UserError, command
 from data.storage import new_file, writing_to
 
@@ -34,12 +37,13 @@ FORMAT = 1
 MONITOR = "monitor.json"
 DAYS_BEFORE = 14
 """Days with speech that the newest is compared with."""
-DAYS_SHOWN, PREDICTIONS_SHOWN, VERSIONS_SHOWN, FAILURES_SHOWN = 90, 4, 12, 12
+DAYS_SHOWN, PREDICTIONS_SHOWN, VERSIONS_SHOWN, STAGES_SHOWN = 90, 4, 12, 12
 PICTURES = {"calibration": "calibration.png"}
 SEED = 0
+HIDDEN = ("file", "bound")  # columns that the page has no use for
 HEARD = """
 select id, day, voice, recipe, seconds, file, model_version as version, reference, hypothesis, errors,
-  prediction_words as words, confidence, trusted, "right"
+  prediction_words as words, confidence, trusted, "right", {bound} as bound
 from history where day <= ? and prediction_words > 0 order by day, id
 """
 
@@ -58,29 +62,34 @@ class SnapshotConfig:
 
 def snapshot(store: Store, day: str) -> tuple[Row, dict[str, Path]]:
     """What monitor.json says of the store up to `day`, and where the files that it names come from."""
-    rng = np.random.default_rng([SEED, date.fromisoformat(day).toordinal()])
+    rng = _generator(day)
     with connect(store) as connection:
-        heard = _rows(connection, HEARD, day)
+        heard = _heard(connection, day)
         spoken = [row["day"] for row in _rows(connection, "select distinct day from features where day <= ?", day)]
         changed = _drift(connection, sorted(spoken), rng)
     by_day = _grouped(heard, "day")
-    failures = failed_stages(store, day)
-    clip, files = _clip(store, by_day, rng)
+    stages = open_stages(store, day)
+    clip, files = _clip(store, by_day)
     pictures, more = _pictures(store, day)
+    versions, unanswered = _versions(store)
     content = {
         "format": FORMAT,
         "day": day,
         "language": store.language,
         "clips": len(heard),
         "warnings": [
+            *stale(store, day),
             *_rise(by_day, rng),
             *({"kind": "no_predictions", "day": lost} for lost in spoken if lost == max(spoken) and lost not in by_day),
-            *({"kind": "failed_stage", **failure} for failure in failures if failure["day"] == day),
+            *left_undone(stages, day),
+            *unanswered,
             *_drifted(changed),
         ],
         "clip": clip,
-        "last": [{name: row[name] for name in row if name != "file"} for row in heard[: -PREDICTIONS_SHOWN - 1 : -1]],
-        "confusion": _confusion(store, heard),
+        "last": [
+            {name: row[name] for name in row if name not in HIDDEN} for row in heard[: -PREDICTIONS_SHOWN - 1 : -1]
+        ],
+        "confusion": _confusion(heard),
         "days": [
             {"day": shown, "version": rows[0]["version"], **_rate(rows, rng)}
             for shown, rows in list(by_day.items())[-DAYS_SHOWN:]
@@ -88,17 +97,28 @@ def snapshot(store: Store, day: str) -> tuple[Row, dict[str, Path]]:
         "voices": [{"name": name, **_rate(rows, rng)} for name, rows in sorted(_grouped(heard, "voice").items())],
         "recipes": [{"name": name, **_rate(rows, rng)} for name, rows in sorted(_grouped(heard, "recipe").items())],
         "drift": changed,
-        "versions": _versions(store),
-        "stages": failures[:FAILURES_SHOWN],
+        "versions": versions,
+        "stages": stages[:STAGES_SHOWN],
         "pictures": pictures,
     }
     return content, files | more
+
+
+def _generator(day: str) -> np.random.Generator:
+    """What draws for `day`."""
+    return np.random.default_rng([SEED, date.fromisoformat(day).toordinal()])
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> list[Row]:
     found = connection.execute(sql, parameters)
     names = [column[0] for column in found.description]
     return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+
+
+def _heard(connection: duckdb.DuckDBPyConnection, day: str) -> list[Row]:
+    """What was heard up to `day`; days before predictions had their bound have None for it."""
+    there = {column[0] for column in connection.execute("from history limit 0").description}
+    return _rows(connection, HEARD.format(bound="bound" if "bound" in there else "null"), day)
 
 
 def _grouped(rows: list[Row], key: str) -> dict[str, list[Row]]:
@@ -156,35 +176,43 @@ def _drifted(changed: Row | None) -> list[Row]:
     return [{"kind": "drifted", "features": names}] if names else []
 
 
-def _clip(store: Store, by_day: dict[str, list[Row]], rng: np.random.Generator) -> tuple[Row | None, dict[str, Path]]:
-    """One of the newest day's clips, drawn, with its words aligned; None before the first day."""
+def _clip(store: Store, by_day: dict[str, list[Row]]) -> tuple[Row | None, dict[str, Path]]:
+    """One of the newest day's clips, drawn by that day, with its words aligned; None before the first day."""
     if not by_day:
         return None, {}
     day, rows = list(by_day.items())[-1]
-    row = rows[int(rng.integers(len(rows)))]
+    row = rows[int(_generator(day).integers(len(rows)))]
     name = f"clip-{day}{Path(row['file']).suffix}"
     pairs = aligned(row["reference"], row["hypothesis"])
-    shown = {key: row[key] for key in row if key not in ("file", "reference", "hypothesis")}
+    shown = {key: row[key] for key in row if key not in (*HIDDEN, "reference", "hypothesis")}
     return shown | {"audio": name, "pairs": pairs}, {name: store.folder / row["file"]}
 
 
-def _confusion(store: Store, heard: list[Row]) -> Row:
-    """How many of the trusted and of the other transcripts are right; and what right means."""
+def _confusion(heard: list[Row]) -> Row:
+    """How many of the trusted and of the other transcripts are right; and what right means, None if not always the
+    same."""
     table: Row = {name: {"right": 0, "wrong": 0} for name in ("trusted", "doubted")}
     estimated = [row for row in heard if row["trusted"] is not None]
     for row in estimated:
         table["trusted" if row["trusted"] else "doubted"]["right" if row["right"] else "wrong"] += 1
-    bound = None
-    if estimated:
-        bound = json.loads((store.champion / CONFIDENCE_FILE).read_text(encoding="utf-8"))["bound"]
-    return table | {"unestimated": len(heard) - len(estimated), "bound": bound}
+    bounds = {row["bound"] for row in estimated}
+    return table | {
+        "unestimated": len(heard) - len(estimated),
+        "bound": bounds.pop() if len(bounds) == 1 else None,
+    }
 
 
-def _versions(store: Store) -> list[Row]:
-    """The newest versions of the model, the newest first."""
+def _versions(store: Store) -> tuple[list[Row], list[Row]]:
+    """The newest versions of the model, the newest first; a warning if the registry does not answer."""
     if not (store.registry.is_dir() or server()):
-        return []
-    return [
+        return [], []
+    try:
+        registry = open_registry(store.folder)
+        with answering(server() or str(store.registry)):
+            versions = registry.versions(MODEL)
+    except UserError as error:
+        return [], [{"kind": "no_registry", "error": str(error)}]
+    shown = [
         {
             "number": version.number,
             "day": version.day,
@@ -193,19 +221,9 @@ def _versions(store: Store) -> list[Row]:
             **{split: version.metrics.get(f"{split}_wer") for split in FIXED},
             "note": version.note,
         }
-        for version in open_registry(store.folder).versions(MODEL)[: -VERSIONS_SHOWN - 1 : -1]
+        for version in versions[: -VERSIONS_SHOWN - 1 : -1]
     ]
-
-
-def failed_stages(store: Store, day: str) -> list[Row]:
-    """Stages that have failed and were not made good since, the newest day first."""
-    return [
-        {"day": begun, "stage": name, "error": stage.error}
-        for begun in reversed(days_begun(store.folder))
-        if begun <= day
-        for name, stage in read_progress(store.folder, begun).stages.items()
-        if stage.state == "failed"
-    ]
+    return shown, []
 
 
 def _pictures(store: Store, day: str) -> tuple[list[Row], dict[str, Path]]:
@@ -236,8 +254,15 @@ def write(folder: Path, content: Row, files: dict[str, Path]) -> None:
 def main() -> None:
     config = tyro.cli(SnapshotConfig)
     store, day = open_store(config.store), parse_day(config.day)
-    content, files = snapshot(store, day)
-    write(store.monitor, content, files)
+    try:
+        with alone(config.store, SNAPSHOT, day):
+            content, files = snapshot(store, day)
+            write(store.monitor, content, files)
+    except LockedError as busy:
+        if not (store.monitor / MONITOR).is_file():
+            raise
+        print(f"{store.monitor}: as the last run left it, since {busy}")  # a run will write the next one itself
+        return
     print(f"{store.monitor}: as of {day}, {content['clips']:,} clips, {len(content['warnings'])} warnings")
 
 

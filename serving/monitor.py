@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,7 @@ from serving.port import check_port
 from serving.server import serve_to_the_end
 
 HERE = Path(__file__).resolve().parent
+STALE_DAYS = 2  # of age from which a snapshot is said to be old; the loop writes one a day
 QUIET: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 Words = dict[str, str]
@@ -50,10 +52,17 @@ def render(folder: Path, snapshot: Snapshot, words: Words) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "link": link}
-    warnings = [_says(warning, words, number) for warning in snapshot["warnings"]]
+    warnings = [_says(warning, words, number) for warning in [*stale(snapshot, date.today()), *snapshot["warnings"]]]
     chart = wer_chart(snapshot["days"])
     page = environment.get_template("monitor.html.jinja")
     return page.render(snapshot | {"warnings": warnings, "chart": chart, "say": words})
+
+
+def stale(snapshot: Snapshot, today: date) -> list[dict[str, Any]]:
+    """A warning, if the snapshot is no longer of these days, and does not say so itself: no loop writes a new one."""
+    is_said = any(warning["kind"] == "stale" for warning in snapshot["warnings"])
+    is_old = (today - date.fromisoformat(snapshot["day"])).days >= STALE_DAYS
+    return [{"kind": "stale", "day": snapshot["day"]}] if is_old and not is_said else []
 
 
 def _says(warning: dict[str, Any], words: Words, number: Any) -> str:

@@ -1,6 +1,5 @@
 """A store of the daily loop with made days: what its stages would write, for tests of what is read of it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -40,11 +39,8 @@ def day_of(number: int) -> str:
 
 
 def made_store(folder: Path) -> Store:
-    """A store without a day, with a champion whose confidence model calls right what has no error."""
-    store = create_store(folder, "it", "openai/whisper-base", 80, "0" * 64)
-    store.champion.mkdir()
-    (store.champion / "confidence.json").write_text(json.dumps({"format": 1, "bound": 0.0}))
-    return store
+    """A store without a day."""
+    return create_store(folder, "it", "openai/whisper-base", 80, "0" * 64)
 
 
 def add_day(store: Store, day: str, clips: Sequence[Clip], version: str = "1", is_heard: bool = True) -> None:
@@ -70,7 +66,7 @@ def add_day(store: Store, day: str, clips: Sequence[Clip], version: str = "1", i
             {
                 "id": clip_id, "day": day, "model_version": version, "reference": clip.reference,
                 "hypothesis": clip.hypothesis, "words": words, "errors": clip.errors, "confidence": clip.confidence,
-                "trusted": trusted, "right": clip.right, "compression_ratio": 1.2,
+                "trusted": trusted, "right": clip.right, "bound": 0.0, "compression_ratio": 1.2,
             }
         )  # fmt: skip
     write_table(FEATURES, store.features(day), features)

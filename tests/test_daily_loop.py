@@ -5,16 +5,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tyro
 
+from daily.alone import alone
 from daily.commands import module
-from daily.day_progress import days_begun, progress_file, read_progress, window, write_progress
-from daily.lock import LockedError, locked
+from daily.day_progress import DayProgress, days_begun, progress_file, read_progress, window, write_progress
+from daily.lock import INHERITED, LockedError, locked
 from daily.loop import LoopConfig, StageOptions, daily_stages, run_loop, snapshot_stage
-from data.errors import UserError
+from daily.store import create_store
+from daily.undone import DAYS_TRIED
+from data.errors import UserError, command
 from tests.conftest import REPOSITORY
 from tests.simulated_days import LAST, STAGES
 from tests.test_readme import environment
@@ -193,6 +197,101 @@ def test_progress_that_no_run_wrote_is_named_and_nothing_is_run(store: Path, con
     assert run(store, DAY) == []
 
 
+def test_what_a_stage_wrote_is_on_the_disk_before_it_is_noted_as_done(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power failure leaves a day that is done and has no files."""
+    synced: list[str] = []
+
+    def sync() -> None:
+        (stage,) = [name for name, stage in read_progress(store, DAY).stages.items() if stage.state == "started"]
+        synced.append(stage)
+
+    monkeypatch.setattr(os, "sync", sync)
+    monkeypatch.setenv("FAIL", "confidence")
+    run(store, DAY)
+    assert synced == [name for name in (*NAMES, "snapshot") if name != "confidence"]
+
+
+def test_a_stage_that_hangs_has_failed_and_the_others_go_on(store: Path) -> None:
+    hanging = (sys.executable, "-c", "import time; time.sleep(60)")
+    stages = [replace(stage, command=hanging) if stage.name == "confidence" else stage for stage in STAGES]
+    assert len(failures := run_loop(store, DAY, 7, stages, LAST, longest=3)) == 1
+    assert failures[0].endswith("had not ended after 3 seconds, and was ended")
+    assert states(store, DAY)["training"] == "done"
+
+
+def test_what_stages_say_on_standard_error_is_no_complaint_of_the_run(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Cron mails what stands there."""
+    said = (sys.executable, "-c", "import sys; print('a warning', file=sys.stderr)")
+    assert run_loop(store, DAY, 7, [replace(stage, command=said) for stage in STAGES], LAST) == []
+    shown = capfd.readouterr()
+    assert (shown.out.count("a warning\n"), shown.err) == (len(STAGES), "")
+
+
+def test_what_killed_commands_left_is_removed_by_the_next_run(store: Path) -> None:
+    left = (
+        *("clips/.2026-11-20.partial/metadata.csv", "confidence/.partial-a/new/confidence.json", ".base-b/config.json"),
+        *(
+            "runs/2026-11-20/.start-c/model",
+            "features/.2026-11-20.parquet.7-a.partial",
+            "monitor/.monitor.json.partial",
+        ),
+        *("runs/2026-11-20/shards/.train-2026-11-20.partial/a", "loop/.2026-11-20.json.7-a.partial"),
+    )
+    kept = ("clips/2026-11-20/metadata.csv", "runs/2026-11-20/run/.partial", ".champion.lock", "champion/config.json")
+    for name in (*left, *kept):
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).touch()
+    run(store, DAY)
+    assert [name for name in left if (store / name).exists()] == []
+    assert not [path for path in store.rglob(".*") if path.name not in (".partial", ".champion.lock")]
+    assert all((store / name).exists() for name in kept)
+
+
+def test_a_command_by_itself_is_refused_beside_a_run_and_is_the_runs_own_when_that_starts_it(store: Path) -> None:
+    store.mkdir()
+    inside = f"from pathlib import Path; from daily.alone import alone\nwith alone(Path({str(store)!r})): print('in')"
+    command = [sys.executable, "-c", inside]
+    with locked(store):
+        apart = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        started = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, close_fds=False)
+    assert "LockedError" in apart.stderr
+    assert (started.stdout, started.stderr) == ("in\n", "")
+    with alone(store), pytest.raises(LockedError), locked(store):
+        pass
+
+
+@pytest.mark.parametrize("name", ["features", "inference", "confidence", "training", "rollback", "snapshot"])
+def test_every_command_on_a_store_takes_its_lock(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    create_store(store, "it", "base", 80, "0" * 64)
+    monkeypatch.setattr(sys, "argv", [name, "--store", str(store)])
+    with locked(store):
+        monkeypatch.delenv(INHERITED)
+        with pytest.raises(SystemExit, match="2"):
+            command(importlib.import_module(f"daily.{name}").main)()
+    assert "loop.lock is held by the run of process" in capsys.readouterr().err
+
+
+def test_a_stage_that_was_mended_by_itself_is_done_to_the_loop(store: Path) -> None:
+    """Of a day that a run came to; others are begun by runs alone."""
+    store.mkdir()
+    write_progress(store, DayProgress(DAY).note("features", "done").note("training", "failed", error="no room"))
+    for day, stage in ((DAY, "training"), (DAY, "confidence"), (NEXT, "training")):
+        with alone(store, stage, day):
+            pass
+    assert states(store, DAY) == {"features": "done", "training": "done"}
+    assert days_begun(store) == [DAY]
+    write_progress(store, DayProgress(NEXT).note("training", "failed"))
+    with pytest.raises(ValueError, match="no"), alone(store, "training", NEXT):
+        raise ValueError("no")
+    assert states(store, NEXT) == {"training": "failed"}
+
+
 def test_options_go_to_the_stage_that_they_name() -> None:
     options = StageOptions(training="--steps 20 --name 'two words'")
     commands = {stage.name: stage.command for stage in daily_stages(options)}
@@ -204,6 +303,7 @@ def test_bad_input_is_one_line_and_exit_code_2(store: Path) -> None:
     for arguments, said in (
         (["--day", "23.11.2026"], "'23.11.2026'"),
         (["--catch-up", "-1"], "--catch-up -1"),
+        (["--stage-timeout", "0"], "--stage-timeout 0"),
     ):
         found = run_of_commands(store, *arguments)
         assert found.returncode == 2
@@ -221,4 +321,4 @@ def test_make_daily_gives_store_day_and_arguments() -> None:
 
 
 def test_the_bound_is_a_week_and_the_store_is_store() -> None:
-    assert (LoopConfig().store, LoopConfig().catch_up) == (Path("store"), 7)
+    assert (LoopConfig().store, LoopConfig().catch_up) == (Path("store"), DAYS_TRIED) == (Path("store"), 7)

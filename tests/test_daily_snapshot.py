@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import jiwer
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -18,7 +19,7 @@ from daily.drift import KINDS, MEASURES, drift
 from daily.intervals import excess, rate
 from daily.registry import CHAMPION, MODEL, Version
 from daily.snapshot import PREDICTIONS_SHOWN, main, snapshot, write
-from daily.store import Store
+from daily.store import PREDICTIONS, Store, write_table
 from data.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.made_store import Clip, add_day, day_of, drawn_clips, made_store
@@ -118,6 +119,18 @@ def test_noisier_speech_is_told_as_drift_and_the_same_speech_is_not(store: Store
     assert row["before"] == pytest.approx(20, abs=1)
 
 
+def test_quiet_days_are_no_days_to_compare(store: Store) -> None:
+    rng = np.random.default_rng(3)
+    add_day(store, day_of(0), [])
+    assert snapshot(store, day_of(0))[0]["drift"] is None
+    for number in (1, 2):
+        add_day(store, day_of(number), drawn_clips(rng, 10, 0.2))
+    add_day(store, day_of(3), [])
+    shown, _ = snapshot(store, day_of(3))
+    assert (shown["drift"]["day"], shown["drift"]["days"]) == (day_of(2), 1)
+    assert shown["clip"]["day"] == day_of(2)
+
+
 def table(rng: np.random.Generator, clips: int, share: float) -> dict[str, np.ndarray]:
     measures = {name: rng.normal(size=clips) for name in MEASURES}
     return measures | {name: np.where(rng.random(clips) < share, "a", "b") for name in KINDS}
@@ -185,15 +198,92 @@ def test_failed_stages_are_shown_until_they_are_made_good(store: Store) -> None:
     write_progress(store.folder, failed.note("training", "waiting", error="waits for inference"))
     shown, _ = snapshot(store, day_of(1))
     assert shown["stages"] == [
-        {"day": day_of(1), "stage": "inference", "error": "out of memory"},
-        {"day": day_of(0), "stage": "training", "error": "no space left"},
+        {"day": day_of(1), "stage": "inference", "state": "failed", "error": "out of memory"},
+        {"day": day_of(1), "stage": "training", "state": "waiting", "error": "waits for inference"},
+        {"day": day_of(0), "stage": "training", "state": "failed", "error": "no space left"},
     ]
     assert shown["warnings"] == [
         {"kind": "no_predictions", "day": day_of(1)},
         {"kind": "failed_stage", "day": day_of(1), "stage": "inference", "error": "out of memory"},
+        {"kind": "failed_stage", "day": day_of(0), "stage": "training", "error": "no space left"},
     ]
-    write_progress(store.folder, failed.note("inference", "done"))
+    write_progress(store.folder, failed.note("inference", "done").note("training", "done"))
     assert [row["day"] for row in snapshot(store, day_of(1))[0]["stages"]] == [day_of(0)]
+
+
+def test_a_stage_whose_run_was_killed_is_told_and_snapshots_are_not(store: Store) -> None:
+    add_day(store, day_of(0), [Clip()])
+    add_day(store, day_of(1), [Clip()])
+    killed = DayProgress(day_of(0)).note("training", "started").note("snapshot", "failed", error="no space left")
+    write_progress(store.folder, killed)
+    write_progress(store.folder, DayProgress(day_of(1)).note("training", "done").note("snapshot", "started"))
+    shown, _ = snapshot(store, day_of(1))
+    assert shown["stages"] == [{"day": day_of(0), "stage": "training", "state": "started", "error": ""}]
+    assert shown["warnings"] == [{"kind": "started_stage", "day": day_of(0), "stage": "training", "error": ""}]
+
+
+def test_stages_that_are_no_longer_tried_have_one_warning_together(store: Store) -> None:
+    for number in range(9):
+        add_day(store, day_of(number), [Clip()])
+    for number in (0, 1):
+        progress = DayProgress(day_of(number)).note("confidence", "failed", error="no").note("training", "failed")
+        write_progress(store.folder, progress.note("features", "waiting"))
+    shown, _ = snapshot(store, day_of(8))
+    assert [(row["kind"], row["day"]) for row in shown["warnings"]] == [
+        ("failed_stage", day_of(1)),
+        ("failed_stage", day_of(1)),
+        ("given_up", day_of(1)),
+    ]
+    assert shown["warnings"][-1]["count"] == 2
+    assert len(shown["stages"]) == 6
+
+
+def test_a_loop_that_stands_still_is_told(store: Store) -> None:
+    """By the newest day that was heard, quiet or not; where none was, by the newest that a run came to."""
+    assert warnings(store, day_of(9)) == []
+    write_progress(store.folder, DayProgress(day_of(0)).note("features", "done"))
+    assert warnings(store, day_of(1)) == []
+    assert snapshot(store, day_of(2))[0]["warnings"] == [{"kind": "stale", "day": day_of(0)}]
+    add_day(store, day_of(2), [Clip()])
+    assert snapshot(store, day_of(30))[0]["warnings"] == [{"kind": "stale", "day": day_of(2)}]
+    add_day(store, day_of(29), [])
+    assert warnings(store, day_of(30)) == []
+
+
+def test_a_clip_is_drawn_by_its_own_day(store: Store) -> None:
+    """Its file is named by that day, and a browser may keep it."""
+    add_day(store, day_of(0), drawn_clips(np.random.default_rng(7), 20, 0.2))
+    drawn = {snapshot(store, day_of(number))[0]["clip"]["id"] for number in range(5)}
+    assert len(drawn) == 1
+
+
+def test_what_right_means_is_said_only_where_it_always_meant_that(store: Store) -> None:
+    add_day(store, day_of(0), [Clip()])
+    assert snapshot(store, day_of(0))[0]["confusion"]["bound"] == 0.0
+    rows = pq.read_table(store.predictions(day_of(0))).to_pylist()
+    for number, changed in ((1, {"bound": 0.2}), (2, {})):
+        add_day(store, day_of(number), [Clip()], is_heard=False)
+        row = {**rows[0], "day": day_of(number), "id": f"{day_of(number)}-000.flac", **changed}
+        if not changed:  # as days were written before they had it
+            del row["bound"]
+        write_table(PREDICTIONS, store.predictions(day_of(number)), [row])
+        assert snapshot(store, day_of(number))[0]["confusion"]["bound"] is None
+    for number in (0, 1):
+        store.predictions(day_of(number)).unlink()
+    assert snapshot(store, day_of(2))[0]["confusion"]["bound"] is None
+
+
+def test_a_registry_that_does_not_answer_does_not_lose_the_snapshot(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:secret@127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    add_day(store, day_of(0), [Clip()])
+    content, _ = snapshot(store, day_of(0))
+    (told,) = content["warnings"]
+    assert (told["kind"], content["versions"], content["clips"]) == ("no_registry", [], 1)
+    assert told["error"].startswith("the registry at http://127.0.0.1:9 cannot be read: ")
+    assert "secret" not in told["error"]
 
 
 def version(number: int, *aliases: str, note: str = "", **metrics: float) -> Version:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 
 import httpx
@@ -23,17 +24,23 @@ import serving.space
 from daily.day_progress import DayProgress, write_progress
 from daily.snapshot import snapshot, write
 from serving.errors import UserError
-from serving.monitor import shown
+from serving.monitor import shown, stale
 from serving.monitor_words import ENGLISH, ITALIAN, TABLES
 from serving.space import SpaceConfig, write_space
-from tests.made_store import Clip, add_day, day_of, drawn_clips, made_store
+from tests.made_store import Clip, add_day, drawn_clips, made_store
 from tests.page_browser import PATIENCE_MS, TRANSCRIBE, browser_that_hears, button, open_tab, shoot
 from tests.page_process import Page, free_port, running
 from tests.test_serving_alone import running_space
 
 DAYS = 8
+LAST = date.today()
 HOSTILE = '<img src=x onerror="window.pwned=1"> ${window.pwned=2} {{this}}'
 WORSE = Clip(hypothesis=f"uno tre quattro {HOSTILE}", errors=3, voice="</td><script>window.pwned=3</script>")
+
+
+def day_of(number: int) -> str:
+    """Of the days up to today the one of that number, from 0: an old snapshot would be called so."""
+    return (LAST - timedelta(DAYS - 1 - number)).isoformat()
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +193,39 @@ def test_a_snapshot_that_cannot_be_shown_is_said_in_a_line_to_visitors_and_in_th
 
 def test_the_monitor_of_a_store_without_a_day_says_so(tmp_path: Path) -> None:
     store = made_store(tmp_path / "store")
-    write(store.monitor, *snapshot(store, day_of(0)))
+    write(store.monitor, *snapshot(store, day_of(DAYS - 1)))
     for words in TABLES.values():
         board = html.unescape(shown(store.monitor, words))
         assert [words[name] in board for name in ("no_clip", "no_drift", "no_versions", "all_well")] == [True] * 4
+
+
+def test_a_snapshot_that_no_run_renewed_is_said_to_be_old(monitor: Path) -> None:
+    """From the second day on: a Space shows yesterday's until the loop has run. One that says so itself is enough."""
+    content = json.loads((monitor / "monitor.json").read_text()) | {"warnings": []}
+    assert [stale(content, LAST + timedelta(later)) for later in (0, 1)] == [[], []]
+    told = [{"kind": "stale", "day": LAST.isoformat()}]
+    assert stale(content, LAST + timedelta(2)) == told
+    assert stale(content | {"warnings": told}, LAST + timedelta(2)) == []
+
+
+def test_an_old_snapshot_and_every_kind_of_warning_can_be_shown(monitor: Path, tmp_path: Path) -> None:
+    content = json.loads((monitor / "monitor.json").read_text())
+    told = {"day": LAST.isoformat(), "stage": "training", "error": "<b>gone</b>", "count": 3}
+    kinds = ("failed_stage", "started_stage", "given_up", "no_registry", "no_predictions")
+    states = [{**told, "state": state} for state in ("failed", "started", "waiting")]
+    old = {
+        "day": "2026-01-01",
+        "warnings": [{"kind": kind, **told} for kind in kinds],
+        "stages": [*states, told],  # the last as snapshots were before
+        "confusion": content["confusion"] | {"bound": None},
+    }
+    (tmp_path / "monitor.json").write_text(json.dumps(content | old))
+    for words in TABLES.values():
+        board = html.unescape(shown(tmp_path, words))
+        assert board.count('role="alert"') == len(kinds) + 1
+        assert words["stale"].format(day="2026-01-01") in board
+        assert words["bound_of_day"] in board
+        assert all(f"<td>{words[f'state_{state}']}</td>" in board for state in ("failed", "started", "waiting"))
 
 
 def test_the_commands_say_in_a_line_what_they_cannot_do(
