@@ -87,11 +87,20 @@ def test_the_workflow_carries_the_store_on_even_when_a_stage_failed(workflow: di
     (save,) = [step for step in steps if "cache/save" in step.get("uses", "")]
     day = next(number for number, step in enumerate(steps) if step.get("run") == "make daily")
     assert steps.index(restore) < day < steps.index(save)
-    assert save["if"] == "always()"
+    assert save["if"] == "always() && steps.restore.outcome == 'success'"
+    assert restore["id"] == "restore"
     assert restore["with"]["path"] == save["with"]["path"] == "store"
     assert restore["with"]["key"] == save["with"]["key"]
     assert "github.run_id" in save["with"]["key"]
     assert save["with"]["key"].startswith(restore["with"]["restore-keys"])
+
+
+def test_the_workflow_begins_a_store_only_where_a_person_asked_for_it(workflow: dict[Any, Any]) -> None:
+    """A run by schedule has no inputs, so that a store which the cache has lost ends it."""
+    (restore,) = [step for step in workflow["jobs"]["daily"]["steps"] if "cache/restore" in step.get("uses", "")]
+    assert restore["with"]["fail-on-cache-miss"] == "${{ !inputs.begin }}"
+    asked = workflow[True]["workflow_dispatch"]["inputs"]["begin"]
+    assert (asked["type"], asked["default"]) == ("boolean", False)
 
 
 def test_every_make_target_of_the_schedules_exists(workflow: dict[Any, Any]) -> None:
