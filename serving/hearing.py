@@ -7,6 +7,7 @@ again, by sampling.
 N samples, M mel bins, F mel frames (3000 in 30 s), B batch, C chunks (32 ms).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.media import SAMPLE_RATE
-from serving.segments import finished, split, words
+from serving.segments import finished, sentences, split, words
 from serving.signals import Decoded, Signals, compression, signals
 from serving.transcript import Segment
 from serving.vad import CHUNK
@@ -26,6 +27,7 @@ from serving.windows import SPEECH, Window, halves
 # temperatures are OpenAI's (openai/whisper, transcribe.py); transformers' 1.35 on tokens takes litanies for loops.
 LOOP_COMPRESSION_RATIO = 2.4
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+LONG_PASSAGE = 7.0  # seconds of speech, all that a subtitle may last: a text of more is cut into its sentences
 UNHEARD = 1.0  # seconds of speech after the last timestamp of a window that are worth hearing again
 
 
@@ -84,6 +86,8 @@ class Speech:
     options: Options
     stopped: Callable[[], bool]
     timestamps: bool = True
+    spoken: tuple[float, float] = (0.0, math.inf)
+    """Seconds from where to where somebody speaks, of a recording of one window."""
     log_mel_BMF: Any = None
     """Of the windows that were heard last."""
     decoded: list[Decoded] = field(default_factory=list)
@@ -139,18 +143,30 @@ class Speech:
         return signals(self.decoded[0], text, self.audio_N.size, self.log_mel_BMF[0])
 
     def _segments(self, window: Window, heard: Any, row: int, tokens: list[int], language: str) -> Iterator[Segment]:
+        """What the tokens say and when: by their timestamps, else from where somebody speaks to where nobody does.
+
+        Of a long text without timestamps each sentence is a segment, by the attention: the time of a few tokens more.
+        """
         vocabulary, times = self.vocabulary, []
         spaced = bool(self.options.between(language))
         parts = split(tokens, vocabulary, window.samples / SAMPLE_RATE)
-        if self.options.words and parts:
+        if not self.timestamps:
+            first, last = self.spoken
+            wholes = [whole for *_, whole in parts]
+            if last - first > LONG_PASSAGE:
+                wholes = [said for whole in wholes for said in sentences(whole, vocabulary, spaced)]
+            parts = [(first, last, said) for said in wholes]
+        if parts and (self.options.words or (not self.timestamps and len(parts) > 1)):
             prompt = vocabulary.prompt(language, self.options.task, timestamps=False)
             times = self.engine.times(heard, row, prompt, [token for *_, said in parts for token in said])
-        first = 0
+        done = 0
         for start, end, said in parts:
-            text, own_times = vocabulary.text(said).strip(), times[first : first + len(said) + 1]
-            first += len(said)
+            text, own_times = vocabulary.text(said).strip(), times[done : done + len(said) + 1]
+            done += len(said)
+            if len(parts) > 1 and not self.timestamps:
+                start, end = (min(max(time, start), end) for time in (own_times[0], own_times[-1]))
             if text:
-                spoken = words(said, own_times, vocabulary, spaced) if own_times else ()
+                spoken = words(said, own_times, vocabulary, spaced) if self.options.words else ()
                 yield window.segment(Segment(start, end, text, spoken))
 
     def _unheard(self, window: Window, tokens: list[int]) -> tuple[list[int], list[Window]]:

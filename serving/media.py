@@ -2,7 +2,7 @@
 
 PyAV carries FFmpeg inside its wheel, so a phone's m4a, a browser's webm and a video's sound track all work where no
 `ffmpeg` is installed. Uploads are hostile: their bytes are only ever parsed by a process that lives for one file, has
-limits and can do nothing else (`decoding.py`). What it writes goes to a temporary file without a name, which is gone with
+limits and can do no more (`decoding.py`). What it writes goes to a temporary file without a name, which is gone with
 the last process that holds it, however that ends, and which is mapped here read-only: an hour is 230 MB that need not
 be in memory.
 

@@ -3,6 +3,7 @@
 Times are seconds from the window's start.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from serving.transcript import Word
 from serving.vocabulary import Vocabulary
 
+# A sentence's end: its mark and the quotes it closes; a dot after one letter is an initial's.
+ENDED = re.compile(r"(?:[?!…。？！]|(?<!\b[^\W\d_])\.)[\"'”’»」』)\]]*\s*$")
 SPARSE = 1.5  # tokens a second of speech; people say three to seven
 
 
@@ -66,6 +69,33 @@ def finished(
             count, until, said = index + 1, time, 0
         start = time
     return Finished(count, until, sparse(start, seconds, said))
+
+
+def sentences(tokens: list[int], vocabulary: Vocabulary, spaced: bool) -> list[list[int]]:
+    """The tokens of each sentence of a text without times.
+
+    One ends with its mark; in a language with spaces (`spaced`) only before one, and before no small letter: not in
+    "3.50" and seldom after an abbreviation.
+    """
+    found: list[list[int]] = []
+    so_far, first = "", 0
+    for index in range(len(tokens)):
+        text = vocabulary.tokenizer.decode(tokens[first : index + 1])
+        if text.endswith("\ufffd"):  # a character that the next token completes
+            continue
+        apart = not spaced or (so_far + text)[len(so_far.rstrip()) :].startswith(" ")
+        begins = text.strip()
+        if not found or (
+            apart and begins and not begins[0].islower() and not _is_mark(begins) and ENDED.search(so_far)
+        ):
+            found.append([])
+            so_far = ""
+        found[-1] += tokens[first : index + 1]
+        so_far += text
+        first = index + 1
+    if found:
+        found[-1] += tokens[first:]
+    return found
 
 
 def words(tokens: list[int], times: list[float], vocabulary: Vocabulary, spaced: bool) -> tuple[Word, ...]:

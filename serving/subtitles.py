@@ -2,23 +2,32 @@
 
 Decision: four short writers of our own, because each format is a few lines and what matters is what a library does not
 do: cues that never overlap or run backwards, text that cannot end a cue or become markup, file names that no system
-chokes on. Cues are the transcript's segments; WebVTT also carries the times of the words where there are some.
+chokes on. Cues are the transcript's segments, a long one in parts: two lines of 42 characters and 7 s at most, as
+Netflix asks of its subtitles. WebVTT also carries the times of the words where there are some.
 
     write(transcript, folder, "lecture.mp3") → {"txt": folder/lecture.txt, "srt": …, "vtt": …, "json": …}
 """
 
 import html
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from serving.transcript import Segment, Transcript
 
 JOINER = "\u2060"  # word joiner: of no width, and keeps players from seeing markup
 MEANS_SOMETHING = re.compile(r"[<{]|--(?=>)|\d:\d\d(?=[,.]\d)")
+LINE, LINES = 42, 2  # characters to a line of a cue, those of East Asia counting twice; lines to a cue
+LONGEST_CUE = 7.0  # seconds
+WIDE = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"  # written without spaces, two columns each
+WIDE_SIGN = re.compile(f"[{WIDE}]")
+# What a line is not broken within: a word with the space before it, a wide character with the marks after it.
+UNIT = re.compile(rf" ?(?:[{WIDE}][、。，．！？：；」』）〕】]*|[^ {WIDE}]+)")
 LONGEST_NAME = 120  # bytes; systems allow 255, with a suffix, and browsers add " (1)"
 # What Windows keeps for devices, with any suffix.
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE)
@@ -32,18 +41,69 @@ class Cue:
     start: int
     end: int
     segment: Segment
+    """The segment, or the part of it that is shown."""
     text: str
+    """Its lines."""
 
 
 def cues(transcript: Transcript) -> Iterator[Cue]:
     """The segments that say something, in order: each lasts a millisecond at least, none begins before another ends."""
     last = 0
-    for segment in transcript.segments:
-        text = one_line(segment.text)
-        if text:
-            start = max(_milliseconds(segment.start), last)
-            last = max(_milliseconds(segment.end), start + 1)
-            yield Cue(start, last, segment, text)
+    for segment in chain.from_iterable(map(parts, transcript.segments)):
+        start = max(_milliseconds(segment.start), last)
+        last = max(min(_milliseconds(segment.end), start + _milliseconds(LONGEST_CUE)), start + 1)
+        units = UNIT.findall(segment.text)
+        yield Cue(start, last, segment, "\n".join(map(str.strip, _even_lines(units, len(_lines(units, LINE))))))
+
+
+def parts(segment: Segment) -> Iterator[Segment]:
+    """The segment in pieces that a cue has room and time for; nothing where it says nothing.
+
+    A piece lasts as its words do, or has a share of the time by its length.
+    """
+    text, seconds = one_line(segment.text), segment.end - segment.start
+    units = UNIT.findall(text)
+    count = max(math.ceil(len(_lines(units, LINE)) / LINES), math.ceil(seconds / LONGEST_CUE))
+    lines = _even_lines(units, LINES * count)
+    if len(lines) <= LINES:
+        yield from [replace(segment, text=text)] if text else []
+        return
+    words, searched, end = list(segment.words), 0, 0
+    for first in range(0, len(lines), LINES):
+        said, spoken = "".join(lines[first : first + LINES]), []
+        start, end = end, end + len(said)
+        while words and (place := text.find(words[0].text, searched)) < end:
+            searched = max(searched, place + len(words[0].text))
+            spoken.append(words.pop(0))
+        begins, ends = (segment.start + seconds * at / len(text) for at in (start, end))
+        if spoken:
+            begins, ends = spoken[0].start, spoken[-1].end
+        yield Segment(begins, ends, said.strip(), tuple(spoken))
+
+
+def _even_lines(units: list[str], count: int) -> list[str]:
+    """At most so many lines, all as short as that allows; more where the text needs more."""
+    for most in range(sum(map(_columns, units)) // max(1, count), LINE):
+        if len(lines := _lines(units, most)) <= count:
+            return lines
+    return _lines(units, LINE)
+
+
+def _lines(units: list[str], most: int) -> list[str]:
+    """The text as lines of so many columns at most; together they are the text. A longer unit is a line of its own."""
+    lines, left = list[str](), 0
+    for unit in units:
+        columns = _columns(unit)
+        if columns <= left:
+            lines[-1], left = lines[-1] + unit, left - columns
+        else:
+            lines.append(unit)
+            left = most - _columns(unit.lstrip())
+    return lines
+
+
+def _columns(text: str) -> int:
+    return len(text) + len(WIDE_SIGN.findall(text))
 
 
 def one_line(text: str) -> str:

@@ -117,6 +117,7 @@ class Transcriber:
         if not ahead:
             yield Progress((), seconds, seconds, language)
         elif audio_N.size <= WINDOW:
+            speech.spoken = ahead[0].pieces[0][0] / SAMPLE_RATE, ahead[-1].end / SAMPLE_RATE
             ahead, speech.timestamps = [Window(((0, audio_N.size),))], False
         batch_size = 1  # the first text soon, later windows by the batch
         while ahead:

@@ -88,7 +88,8 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     if multilingual and not (languages and "transcribe" in tasks):
         raise ModelError(f"{folder}: {GENERATION} is multilingual but lacks lang_to_id or task_to_id; export it again")
     layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
-    # Where a folder names none: all heads of the upper half, OpenAI's own default (openai/whisper, model.py).
+    named = [(layer, head) for layer, head in generation.get("alignment_heads") or ()]
+    # Where a folder names none that it has: all of the upper half, OpenAI's own default (openai/whisper, model.py).
     upper = [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
     return Vocabulary(
         tokenizer=Tokenizer.from_file(str(folder / TOKENIZER)),
@@ -101,7 +102,8 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         suppressed=tuple(generation.get("suppress_tokens") or ()),
         suppressed_first=tuple(generation.get("begin_suppress_tokens") or ()),
         first_timestamp=generation.get("max_initial_timestamp_index"),
-        alignment_heads=tuple((layer, head) for layer, head in generation.get("alignment_heads") or upper),
+        alignment_heads=tuple((layer, head) for layer, head in named if layer < layers and head < heads)
+        or tuple(upper),
     )
 
 

@@ -17,7 +17,7 @@ from transformers.models.whisper.generation_whisper import _dynamic_time_warping
 
 from serving.alignment import _median, warp
 from serving.rules import Rules
-from serving.segments import Finished, finished, split, words
+from serving.segments import Finished, finished, sentences, split, words
 from serving.signals import compression
 from serving.transcript import Word
 from serving.vocabulary import LanguageError, Vocabulary, read_vocabulary
@@ -102,6 +102,32 @@ def test_what_the_model_left_open_or_nearly_empty_is_not_finished(vocabulary) ->
     assert got == [*[Finished(len(whole), 1.5, True)] * 2, *[Finished(0, 0.0, True)] * 2]
 
 
+@pytest.mark.parametrize(
+    ("text", "spaced", "wanted"),
+    [
+        (" Ciao. Come stai? Bene!", True, ["Ciao.", "Come stai?", "Bene!"]),
+        (
+            " Costa 3.50 euro... circa, J. Rossi. «Sì.» Va bene…",
+            True,
+            ["Costa 3.50 euro... circa, J. Rossi.", "«Sì.»", "Va bene…"],
+        ),
+        (" un testo senza segni", True, ["un testo senza segni"]),
+        (" È già. È così! 😀 Ok.", True, ["È già.", "È così!", "😀 Ok."]),
+        (
+            "吾輩は猫である。名前はまだ無い。「はい。」と言った",
+            False,
+            ["吾輩は猫である。", "名前はまだ無い。", "「はい。」", "と言った"],
+        ),
+        ("", True, []),
+    ],
+)
+def test_a_text_without_times_is_cut_at_the_ends_of_its_sentences(vocabulary, text, spaced, wanted) -> None:
+    said = tokens(vocabulary, text)
+    found = sentences(said, vocabulary, spaced)
+    assert [vocabulary.text(one).strip() for one in found] == wanted
+    assert list(itertools.chain.from_iterable(found)) == said
+
+
 def test_words_keep_their_punctuation_and_letters_of_several_tokens(vocabulary) -> None:
     text = " L'università «è» bella, no?"
     said = tokens(vocabulary, text)
@@ -117,6 +143,12 @@ def test_words_keep_their_punctuation_and_letters_of_several_tokens(vocabulary) 
     assert len(spoken) > 1
     assert words([], [0.0], vocabulary, spaced=True) == ()
     assert isinstance(spoken[0], Word)
+
+
+def test_words_follow_heads_that_the_model_has(vocabulary, small_model_dir: Path) -> None:
+    """Base's, whose heads are named; and a model of one layer and two heads beside the same names."""
+    assert vocabulary.alignment_heads == ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6))
+    assert read_vocabulary(small_model_dir).alignment_heads == ((0, 0), (0, 1))
 
 
 def test_a_litany_is_no_loop() -> None:

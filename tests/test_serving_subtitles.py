@@ -2,8 +2,10 @@
 
 import json
 import re
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import av
 import pysubs2
@@ -41,7 +43,9 @@ def said(text: str) -> str:
 
 def test_webvtt_py_reads_every_cue_as_it_was_said() -> None:
     captions = list(webvtt.from_string(vtt(transcript_of(HOSTILE))))
-    unescaped = [c.raw_text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") for c in captions]
+    unescaped = [
+        c.raw_text.replace("\n", " ").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") for c in captions
+    ]
     assert unescaped == [said(text) for text in HOSTILE]
     assert all("<" not in c.raw_text and "-->" not in c.raw_text for c in captions)
     assert [(c.start_in_seconds, c.end_in_seconds) for c in captions] == [
@@ -51,7 +55,7 @@ def test_webvtt_py_reads_every_cue_as_it_was_said() -> None:
 
 def test_pysubs2_reads_every_cue_as_it_was_said() -> None:
     read = pysubs2.SSAFile.from_string(srt(transcript_of(HOSTILE)), format_="srt", keep_html_tags=True)
-    heard = [event.text.replace(JOINER, "").replace("\\N", "|") for event in read]
+    heard = [event.text.replace(JOINER, "").replace("\\N", " ") for event in read]
     assert heard == [said(text) for text in HOSTILE]
     assert [(event.start, event.end) for event in read] == [(2000 * i, 2000 * i + 2000) for i in range(len(HOSTILE))]
 
@@ -71,7 +75,7 @@ def test_ffmpeg_reads_every_cue_as_it_was_said(tmp_path: Path, suffix: str) -> N
         (2 * i, 2) for i in range(len(HOSTILE))
     ]
     for text, heard in zip(HOSTILE, shown, strict=True):
-        assert heard.replace(JOINER, "").replace("\\{{}", "{") == said(text)
+        assert heard.replace(JOINER, "").replace("\\N", " ").replace("\\{{}", "{") == said(text)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,71 @@ def test_cues_never_overlap_run_backwards_or_vanish() -> None:
     assert len(found) == len(times)
     assert all(cue.start < cue.end for cue in found)
     assert all(one.end <= two.start for one, two in pairwise(found))
+
+
+LONG = (
+    "Nel mezzo del cammin di nostra vita mi ritrovai per una selva oscura, ché la diritta via era smarrita; ahi quanto"
+    " a dir qual era è cosa dura esta selva selvaggia e aspra e forte che nel pensier rinova la paura!"
+)
+JAPANESE = (
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何"
+    "でも薄暗いじめじめした所でニャーニャー泣いていた事だけは記憶している。"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "between"),
+    [
+        (LONG, " "),
+        (JAPANESE, ""),
+        ("Ciao.", " "),
+        ("x" * 200, " "),
+        ("https://example.org/" + "y" * 100 + " e poi", " "),
+    ],
+)
+@pytest.mark.parametrize("seconds", [1.0, 8.0, 29.0])
+def test_a_long_passage_is_cut_into_cues_that_can_be_read(text: str, between: str, seconds: float) -> None:
+    """Lines of 42 columns, two for a character of East Asia; a word that is longer is not broken."""
+    found = list(cues(Transcript(text, (Segment(10.0, 10.0 + seconds, text),), 60.0)))
+    assert between.join(between.join(cue.text.split("\n")) for cue in found) == text
+    for cue in found:
+        lines = cue.text.split("\n")
+        assert len(lines) <= 2
+        for line in lines:
+            columns = sum(2 if east_asian_width(c) in "WF" else 1 for c in line)
+            assert columns <= 42 or (columns == len(line) and " " not in line)
+        assert 0 < cue.end - cue.start <= 7000
+    assert found[0].start == 10_000
+    assert found[-1].end <= 10_000 + 1000 * seconds
+    assert all(one.end <= two.start for one, two in pairwise(found))
+    if text in (LONG, JAPANESE):
+        lengths = [len(cue.text) for cue in found]
+        assert min(lengths) > max(lengths) / 3  # no word is left over alone
+
+
+def test_cues_of_one_passage_last_as_their_words_do() -> None:
+    """Spoken fast at first and then slowly: a word each half second, then one each second."""
+    said = LONG.split()
+    starts = [0.5 * i if i < 10 else i - 5.0 for i in range(len(said))]
+    words = tuple(Word(start, start + 0.4, word) for start, word in zip(starts, said, strict=True))
+    found = list(cues(Transcript(LONG, (Segment(0.0, 40.0, LONG, words),), 60.0)))
+    assert len(found) > 3
+    shown = [word for cue in found for word in cue.segment.words]
+    assert shown == list(words)
+    for cue in found:
+        assert cue.text.split() == [word.text for word in cue.segment.words]
+        assert cue.start == round(1000 * cue.segment.words[0].start)
+        assert cue.end == min(round(1000 * cue.segment.words[-1].end), cue.start + 7000)
+
+
+@pytest.mark.parametrize("text", [LONG, JAPANESE, *HOSTILE])
+def test_a_cut_passage_reads_back_whole(text: str) -> None:
+    transcript = Transcript(text, (Segment(0.0, 29.0, text),), 29.0)
+    plain = "".join(said(text).split())
+    captions = [unescape(caption.raw_text) for caption in webvtt.from_string(vtt(transcript))]
+    assert "".join("".join(captions).split()) == plain
+    events = pysubs2.SSAFile.from_string(srt(transcript), format_="srt", keep_html_tags=True)
+    assert "".join("".join(event.text.replace("\\N", " ") for event in events).replace(JOINER, "").split()) == plain
 
 
 @pytest.mark.parametrize("segments", [(), (Segment(0.0, 1.0, ""), Segment(1.0, 2.0, " \n\t"))])

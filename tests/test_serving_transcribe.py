@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import jiwer
@@ -12,7 +13,7 @@ import pytest
 from faster_whisper import WhisperModel
 from transformers import logging, pipeline
 
-from serving import pytorch, transcribe
+from serving import hearing, pytorch, transcribe
 from serving.errors import UserError
 from serving.media import SAMPLE_RATE, load_audio
 from serving.to_ctranslate2 import convert
@@ -67,7 +68,9 @@ def test_in_float32_clips_give_the_text_of_transformers_own_pipeline(test_rows, 
         want = peer({"raw": audio_N, "sampling_rate": SAMPLE_RATE}, generate_kwargs={"task": "transcribe"})
         assert got.text == want["text"].strip()
         assert (got.seconds, got.language) == (audio_N.size / SAMPLE_RATE, "it")
-        assert [(s.start, s.end, s.text) for s in got.segments] == [(0.0, got.seconds, got.text)]
+        (segment,) = got.segments
+        assert segment.text == got.text
+        assert 0.0 <= segment.start < segment.end <= got.seconds
 
 
 def test_rounding_and_leaving_out_silence_cost_no_words(transcriber, test_rows) -> None:
@@ -131,6 +134,34 @@ def test_a_long_recording_loses_and_doubles_no_sentence(transcriber, test_rows, 
     for segment in segments:
         assert " ".join(word.text for word in segment.words) == segment.text
         assert all(segment.start <= word.start <= word.end <= segment.end for word in segment.words)
+
+
+def test_half_a_minute_is_cut_into_its_sentences_and_says_the_same(transcriber, test_rows, monkeypatch) -> None:
+    """Clips end to end; 0.4 s: a passage begins where its clip does, as words do."""
+    clips = [load_audio(clip) for clip, _ in test_rows[:9]]
+    audio_N = np.concatenate(clips)[: 29 * SAMPLE_RATE]
+    begins = np.cumsum([0, *(clip.size for clip in clips)]) / SAMPLE_RATE
+    got = transcriber.transcribe_audio(audio_N, Options("it"))
+    assert len(got.segments) >= 6
+    assert got.text == " ".join(segment.text for segment in got.segments)
+    assert all(segment.end - segment.start < 10.0 for segment in got.segments)
+    assert all(one.start < one.end <= two.start for one, two in pairwise(got.segments))
+    assert np.median([np.abs(begins - segment.start).min() for segment in got.segments]) < 0.4
+    timed = transcriber.transcribe_audio(audio_N, Options("it", words=True))
+    assert [(s.start, s.end, s.text) for s in timed.segments] == [(s.start, s.end, s.text) for s in got.segments]
+    monkeypatch.setattr(hearing, "LONG_PASSAGE", 30.0)
+    assert transcriber.transcribe_audio(audio_N, Options("it")).text == got.text
+
+
+def test_a_short_text_costs_no_second_look(transcriber, test_rows, monkeypatch) -> None:
+    """One that a subtitle may hold is a passage, from where somebody speaks."""
+    monkeypatch.setattr(transcriber.engine, "times", None)
+    clip_N = load_audio(test_rows[1][0])
+    got = transcriber.transcribe_audio(np.concatenate([np.zeros(3 * SAMPLE_RATE, np.float32), clip_N]), Options("it"))
+    (segment,) = got.segments
+    assert segment.text == got.text
+    assert segment.start == pytest.approx(3.0, abs=0.6)
+    assert segment.end <= got.seconds
 
 
 def test_words_are_timed_as_faster_whisper_times_them(transcriber, test_rows, base_model_dir, tmp_path) -> None:
