@@ -139,6 +139,8 @@ class Split:
     language: str | None = None
     random_access: bool = True
     """Whether any clip loads about as fast as the next one."""
+    dataset: dict[str, str] | None = None
+    """Of a dataset on the Hugging Face hub: its `name`, `config` and `revision`."""
 
 
 def language_code(names: set[str]) -> str | None:

@@ -53,7 +53,8 @@ def featurize(config: FeaturizeConfig) -> None:
         with writing_to(folder):
             results = drop_duplicates(run.jobs, results)
             _check_rejected(run, results.values(), share)
-            settings = {"source": str(config.source), "model": config.model, **run.settings.as_json()}
+            origin = {"source": str(config.source), "dataset": run.split.dataset, "model": config.model}
+            settings = {name: value for name, value in origin.items() if value} | run.settings.as_json()
             done = [results[number] for number in range(len(run.jobs))]
             manifest = merge(folder, settings, run.split.rejected, run.jobs, done)
         for reason, count in manifest["rejected"].items():

@@ -78,12 +78,14 @@ def merge(
     records = sum(result.records for result in results)
     if not records:
         raise NothingUsableError(f"no clip could be used; {folder / REJECTED} says why")
-    index_sha256 = write_index(folder, _index_parts(jobs))
+    clean = [0.0]
+    index_sha256 = write_index(folder, _index_parts(jobs, clean))
     manifest = {
         **settings,
         "records": records,
         "bytes": sum(result.bytes for result in results),
         "seconds": round(sum(result.seconds for result in results), 3),
+        "clean_seconds": round(clean[0], 3),
         "frames": sum(result.frames for result in results),
         "rejected": dict(sorted(Counter(clip.reason for clip in rejected).items())),
         "index_sha256": index_sha256,
@@ -94,9 +96,11 @@ def merge(
     return manifest
 
 
-def _index_parts(jobs: list[ShardJob]) -> Iterable[dict[str, list[Any]]]:
+def _index_parts(jobs: list[ShardJob], clean: list[float]) -> Iterable[dict[str, list[Any]]]:
+    """The index's rows shard by shard; the seconds of the clips themselves, without their copies, go into `clean`."""
     for number, job in enumerate(jobs):
         rows = read_rows(job)
+        clean[0] += sum(seconds for seconds, copy in zip(rows["seconds"], rows["copy"], strict=True) if copy == 0)
         yield {**rows, "shard": [number] * len(rows["id"])}
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -87,8 +87,7 @@ class HubDataset:
                 saved = datasets.load_from_disk(self.name)
                 names = list(saved) if isinstance(saved, dict) else [saved.split] if saved.split else []
                 return sorted(map(str, names)) or None
-            builder = datasets.load_dataset_builder(self.name, self.options.dataset_config)
-            return sorted(map(str, builder.info.splits or builder.config.data_files or ()))
+            return sorted(map(str, self._builder.info.splits or self._builder.config.data_files or ()))
 
     def read(self, split: str) -> Split:
         """The rows of `split` that have text."""
@@ -103,6 +102,7 @@ class HubDataset:
             audio_column = self._audio_column(features)
             wanted = list(dict.fromkeys(name for name in columns.values() if name))
             counts, texts = self._read_texts(split, rows, wanted, streaming)
+            dataset = self._on_hub()
         files = () if streaming else tuple(file["filename"] for file in rows.cache_files)
         edges = tuple(accumulate(counts, initial=0)) if streaming else ()
         spec = DatasetSpec(self.name, self.options.dataset_config, split, audio_column, files, edges)
@@ -111,7 +111,7 @@ class HubDataset:
             raise CorpusError(f"{self.name} has no text in any of the {len(texts)} rows of {split}")
         language = columns["language"]
         spoken = language_code({str(row[language]) for row in texts}) if language else None
-        return Split(self._root(spec), clips, rejected, spoken, random_access=not streaming)
+        return Split(self._root(spec), clips, rejected, spoken, random_access=not streaming, dataset=dataset)
 
     def arrange(self, clips: list[Clip]) -> list[Clip]:
         """In the order of the rows, split by split."""
@@ -158,6 +158,16 @@ class HubDataset:
         problem = f"no column {asked}" if asked else "several columns of audio" if audio else "no column of audio"
         listed = ", ".join(audio or features)
         raise CorpusError(f"{self.name} has {problem}; there are: {listed}: name one as audio column")
+
+    @cached_property
+    def _builder(self) -> Any:
+        return datasets.load_dataset_builder(self.name, self.options.dataset_config)
+
+    def _on_hub(self) -> dict[str, str] | None:
+        """Name, configuration and commit, by which anyone has the same dataset; None for a folder of this machine."""
+        if Path(self.name).exists():
+            return None
+        return {"name": self.name, "config": self._builder.config.name, "revision": self._builder.hash}
 
     def _root(self, spec: DatasetSpec) -> str:
         if spec.files:

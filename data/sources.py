@@ -159,7 +159,7 @@ def _merge(parts: list[SplitPart], read: dict[str, Split]) -> Split:
     languages = {split.language for split in read.values()}
     language = languages.pop() if len(languages) == 1 else None
     random_access = all(split.random_access for split in read.values())
-    return Split(first.root, list(clips.values()), rejected, language, random_access)
+    return Split(first.root, list(clips.values()), rejected, language, random_access, first.dataset)
 
 
 def _check_speakers(what: str, clips: list[Clip], others: Iterable[tuple[str, Split]]) -> None:

@@ -26,7 +26,8 @@ from jax_train.runlog import read_rows, wer_by_step, write_json
 from jax_train.step import TrainState
 
 PLAIN = {"lora": {"rank": 0}, "ema_decay": 0.0, "freeze": []}
-"""What the average no longer is, whatever the run was: its parameters are all there is."""
+"""What the average no longer is, whatever the run was: its parameters are all there is. What the run had of these
+stands under `averaged_recipe`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,9 @@ def average(config: AverageConfig) -> list[int]:
     shutil.rmtree(partial, ignore_errors=True)  # of a killed command
     copy_small_files(source, partial / "model")
     settings = json.loads((config.run / SETTINGS).read_text())
-    write_json(partial / SETTINGS, settings | PLAIN | {"averaged_run": str(config.run), "averaged_steps": chosen})
+    recipe = {name: settings[name] for name in PLAIN if name in settings} | settings.get("averaged_recipe", {})
+    origin = {"averaged_run": str(config.run), "averaged_steps": chosen, "averaged_recipe": recipe}
+    write_json(partial / SETTINGS, settings | PLAIN | origin)
     if (config.run / DATA).is_file():
         write_json(partial / DATA, json.loads((config.run / DATA).read_text()))
     state = TrainState(params, buffers, (), jnp.asarray(chosen[-1], jnp.int32))

@@ -89,7 +89,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as place:
         folder = Path(place) / "huggingface"
         write_folder(model, config.run, folder, stored)
-        record = {"run": str(config.run), "step": step, "format": config.format, "dtype": dtype}
+        record = {"name": final.name, "run": str(config.run), "step": step, "language": language}
+        record |= {"format": config.format, "dtype": dtype}
         record |= prove_folder(folder, proof, Path(place))
         if config.format != "huggingface":
             made, folder = folder, Path(place) / config.format

@@ -1,29 +1,25 @@
 """The README.md of an export, a model card: written from the run's files alone, so that it says what was measured.
 
-Decision: a score is in the card only if `evaluate` wrote it for the very step that is exported; its normaliser, clips
-and intervals stand beside it. The hub reads the same scores from the card's metadata (`model-index`).
+Decision: a score is in the card only if `evaluate` wrote it for the very step that is exported. Nothing in it tells
+where things lay on the machine. It names the folder until it is published; then `renamed` puts the repository's name in
+its place, so that what is shown works for whoever reads it there.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from data.errors import UserError
+from jax_train.card_scores import eval_results, score_table, scores_of
+from jax_train.corpus import corpus_name
 from jax_train.run_folder import DATA, MAY_CHANGE, SETTINGS
 
 FILE = "README.md"
 LIBRARIES = {"huggingface": "transformers", "ctranslate2": "ctranslate2", "ggml": "whisper.cpp"}
-RATES = {
-    "wer": "WER, as written",
-    "wer_normalised": "WER, normalised",
-    "cer": "CER, as written",
-    "cer_normalised": "CER, normalised",
-}
 USES = {
     "huggingface": """```python
 from transformers import pipeline
@@ -35,125 +31,119 @@ It writes `{language}` without being told. For recordings longer than 30 s add `
     "ctranslate2": """```python
 from faster_whisper import WhisperModel
 
-segments, _ = WhisperModel("{name}").transcribe("recording.mp3", language="{language}")
+segments, _ = WhisperModel("{folder}").transcribe("recording.mp3", language="{language}")
 print("".join(segment.text for segment in segments))
 ```""",
     "ggml": """```sh
-whisper-cli -m {name}/ggml-model.bin -l {language} -f recording.wav
+whisper-cli -m {folder}/ggml-model.bin -l {language} -f recording.wav
 ```
 
 ```python
 from pywhispercpp.model import Model
 
-model = Model("{name}/ggml-model.bin", language="{language}")
+model = Model("{folder}/ggml-model.bin", language="{language}")
 print("".join(segment.text for segment in model.transcribe("recording.wav")))
 ```""",
 }
+DOWNLOAD = """```sh
+hf download {name} --local-dir {folder}
+```
+
+"""
 
 
 def model_card(run: Path, record: Mapping[str, Any], name: str) -> str:
     """The card of the export `name`; `record` is its export.json."""
     settings, manifest, measured = _read(run / SETTINGS), _read(run / DATA), scores_of(run, record["step"])
     form, language = record["format"], settings["language"]
-    base = _model_name(settings["model"])
+    stored_as_trained = (form, record["dtype"]) == ("huggingface", "float32")
     parts = {
-        f"# {name}": f"Whisper, fine-tuned for `{language}` from {base}, {record['step']} steps.",
-        "## How to use it": USES[form].format(name=name, language=language),
-        "## Scores": _score_table(measured),
+        f"# {name}": _what(settings, record["step"]),
+        "## How to use it": how_to_use(form, language, name),
+        "## Scores": score_table(measured, "" if stored_as_trained else f"{form}, {record['dtype']}"),
         "## Data": _data(manifest),
         "## Training": _settings_table(settings),
         "## What was checked": _checks(record),
     }
     body = "\n\n".join(f"{title}\n\n{text}" for title, text in parts.items())
-    metadata = card_data(name, settings, manifest, measured, form)
+    metadata = card_data(name, settings, measured, form)
     return f"---\n{metadata.to_yaml(line_break=None)}\n---\n\n{body}\n"
 
 
-def card_data(
-    name: str, settings: Mapping[str, Any], manifest: Mapping[str, Any], measured: list[dict[str, Any]], form: str
-) -> ModelCardData:
+def card_data(name: str, settings: Mapping[str, Any], measured: list[dict[str, Any]], form: str) -> ModelCardData:
     """What the hub reads: language, library, base model, and the scores as `model-index`."""
-    data = _source_name(manifest)
-    results = [
-        EvalResult(
-            task_type="automatic-speech-recognition",
-            task_name="Automatic speech recognition",
-            dataset_type=re.sub(r"[^\w.-]+", "-", data).strip("-").lower() or "corpus",
-            dataset_name=data,
-            dataset_config=settings["language"],
-            dataset_split=found["split"],
-            metric_type=rate.split("_")[0],
-            metric_name=f"{RATES[rate]} ({found['normaliser']})" if "normalised" in rate else RATES[rate],
-            metric_value=round(found[rate], 2),
-        )
-        for found in measured
-        for rate in RATES
-    ]
-    base = settings["model"]
+    results = eval_results(measured)
     return ModelCardData(
         language=settings["language"],
         library_name=LIBRARIES[form],
         pipeline_tag="automatic-speech-recognition",
         tags=["whisper", "sussurro"],
-        base_model=base if base == _model_name(base) and not Path(base).exists() else None,
+        base_model=base_model(settings),
         metrics=["wer", "cer"],
         model_name=name,
         eval_results=results or None,
     )
 
 
-def scores_of(run: Path, step: int) -> list[dict[str, Any]]:
-    """Each scores.json of the run that is of this step, by split."""
-    found = [_read(path) for path in sorted(run.glob("evaluate-*/scores.json"))]
-    return [scores for scores in found if scores["model"].endswith(f" step {step}") and _finite(scores)]
+def how_to_use(form: str, language: str, name: str) -> str:
+    """How to use the export in the folder `name`; of a repository (ORGANISATION/NAME) also how to get it."""
+    folder = name.rpartition("/")[2]
+    fetched = DOWNLOAD if "/" in name and "{folder}" in USES[form] else ""
+    return (fetched + USES[form]).format(name=name, folder=folder, language=language)
 
 
-def _finite(scores: Mapping[str, Any]) -> bool:
-    return all(math.isfinite(scores[rate]) for rate in RATES)
+def renamed(card: str, record: Mapping[str, Any], old: str, repository: str) -> str:
+    """The `card` of the export `old` as that of a repository of the hub; what people changed in it stays."""
+    language = record.get("language", "")
+    before, after = (how_to_use(record["format"], language, name) for name in (old, repository))
+    card = card.replace(before, after)
+    card = re.sub(rf"^# {re.escape(old)}$", lambda _: f"# {repository}", card, count=1, flags=re.MULTILINE)
+    index = rf"^(model-index:\n- name: )['\"]?{re.escape(old)}['\"]?$"
+    return re.sub(index, lambda found: found[1] + repository, card, count=1, flags=re.MULTILINE)
 
 
-def _score_table(measured: list[dict[str, Any]]) -> str:
-    if not measured:
-        return "None was measured of this step: `make evaluate`, then `make export` again."
-    lines = ["| split | " + " | ".join(RATES.values()) + " |", "| --- |" + " --- |" * len(RATES)]
-    notes = []
-    for found in measured:
-        intervals = found.get("intervals", {}).get("over_clips", {})
-        cells = [f"{found[rate]:.2f} %{_interval(intervals.get(rate))}" for rate in RATES]
-        lines.append(f"| {found['split']} | {' | '.join(cells)} |")
-        notes.append(
-            f"- {found['split']}: {found['clips']} clips, {found['speech_seconds'] / 3600:.2f} hours; "
-            f"computed in {found['settings']['compute_dtype']}"
-        )
-    said = sorted({found["normaliser"] for found in measured})
-    notes.append(f"- normalised: {'; '.join(said)}, on references and transcripts alike")
-    if any("intervals" in found for found in measured):
-        notes.append("- in brackets: 95 % bootstrap intervals over clips")
-    return "\n".join([*lines, "", *notes])
+def base_model(settings: Mapping[str, Any]) -> str | None:
+    """The hub's name of the model a run started from; None if that was a folder.
+
+    Runs of earlier versions did not note which it was: of them OpenAI's own alone are known to be the hub's.
+    """
+    if "base_model" in settings:
+        return settings["base_model"] or None
+    return settings["model"] if re.fullmatch(r"openai/whisper-[\w.-]+", settings["model"]) else None
 
 
-def _interval(found: list[float] | None) -> str:
-    return f" [{found[0]:.2f}, {found[1]:.2f}]" if found else ""
+def _what(settings: Mapping[str, Any], step: int) -> str:
+    base = base_model(settings) or Path(settings["model"]).name
+    averaged = settings.get("averaged_steps")
+    steps = f"the mean of the weights after steps {', '.join(map(str, averaged))}" if averaged else f"{step} steps"
+    return f"Whisper, fine-tuned for `{settings['language']}` from {base}, {steps}."
 
 
 def _data(manifest: Mapping[str, Any]) -> str:
-    recipe = manifest["recipe"]
+    recipe, copies = manifest["recipe"], manifest["copies"]
     told = "; ".join(f"{key} {json.dumps(value)}" for key, value in recipe.items() if key != "name" and value)
-    return "\n".join(
-        [
-            f"- {_source_name(manifest)}, split `{manifest['split']}`, language `{manifest['language']}`",
-            f"- {manifest['records']} recordings, {manifest['seconds'] / 3600:.2f} hours, augmented copies among them "
-            f"({manifest['copies']} of each clip)",
-            f"- augmentation recipe `{recipe['name']}`{f': {told}' if told else ''}",
-            f"- {sum(manifest['rejected'].values())} clips left out",
-        ]
-    )
+    clips = f"{manifest['records'] // (1 + copies)} clips"
+    if not copies or "clean_seconds" in manifest:
+        clips += f", {manifest.get('clean_seconds', manifest['seconds']) / 3600:.2f} hours"
+    with_copies = f"{manifest['records']} recordings, {manifest['seconds'] / 3600:.2f} hours"
+    dataset = manifest.get("dataset") or {}
+    version = "".join(f", {key} `{dataset[key]}`" for key in ("config", "revision") if dataset.get(key))
+    lines = [
+        f"- {corpus_name(manifest)}{version}, split `{manifest['split']}`, language `{manifest['language']}`",
+        f"- {clips}",
+        f"- {sum(manifest['rejected'].values())} more were left out",
+    ]
+    if copies:
+        lines.insert(2, f"- augmented copies: {copies} of each clip; with them {with_copies}")
+        lines.append(f"- augmentation recipe `{recipe['name']}`{f': {told}' if told else ''}")
+    return "\n".join(lines)
 
 
 def _settings_table(settings: Mapping[str, Any]) -> str:
-    """Every setting that decides what a run computes."""
-    hidden = {*MAY_CHANGE, "data", "architecture"}
-    rows = [f"| {key} | {json.dumps(value)} |" for key, value in settings.items() if key not in hidden]
+    """Every setting that decides what a run computes; of an average, those of the run behind it."""
+    hidden = {*MAY_CHANGE, "data", "architecture", "averaged_run", "averaged_recipe"}
+    shown = {**settings, **settings.get("averaged_recipe", {})}
+    rows = [f"| {key} | {json.dumps(value)} |" for key, value in shown.items() if key not in hidden]
     return "\n".join(["| setting | value |", "| --- | --- |", *rows])
 
 
@@ -176,17 +166,6 @@ def _checks(record: Mapping[str, Any]) -> str:
             f" {other['token_error_rate']:.1%} of the tokens differ"
         )
     return "\n".join(lines)
-
-
-def _source_name(manifest: Mapping[str, Any]) -> str:
-    """The corpus, without the folders of the machine it lay on."""
-    source = str(manifest["source"])
-    return source.rstrip("/").rsplit("/", 1)[-1] if source.startswith(("/", "~", ".")) else source
-
-
-def _model_name(model: str) -> str:
-    """The base model: its name on the hub, or that of the folder it lay in."""
-    return model if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) else Path(model).name
 
 
 def _read(path: Path) -> dict[str, Any]:

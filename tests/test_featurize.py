@@ -67,6 +67,9 @@ def test_the_manifest_and_index_add_up_to_the_shards(finished):
         assert (shards.index["shard"] == number).sum() == shard["records"]
     assert manifest["bytes"] == sum(shard["bytes"] for shard in manifest["shards"])
     assert manifest["seconds"] == pytest.approx(shards.index["seconds"].sum(dtype=float), abs=1e-3)
+    clean = shards.index["seconds"][shards.index["copy"] == 0].sum(dtype=float)
+    assert manifest["clean_seconds"] == pytest.approx(clean, abs=1e-3)
+    assert manifest["clean_seconds"] < manifest["seconds"]
     timing = json.loads((finished / "train" / "timing.json").read_text())
     assert timing["speech_seconds"] == manifest["seconds"]
     assert timing["bytes_per_speech_second"] == pytest.approx(manifest["bytes"] / manifest["seconds"], abs=0.1)

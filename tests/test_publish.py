@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from data.errors import UserError
-from jax_train.model_card import model_card, scores_of
+from jax_train.card_scores import scores_of
+from jax_train.model_card import base_model, model_card, renamed
 from jax_train.publish import PublishConfig, files_to_add
 from jax_train.runlog import write_json
 from tests.conftest import REPOSITORY
@@ -25,13 +26,17 @@ MANIFEST = {
     "records": 800,
     "copies": 1,
     "seconds": 1843.7,
+    "clean_seconds": 900.0,
     "rejected": {"too long": 2, "silent": 1},
     "recipe": {"name": "standard", "speed": [0.9, 1.1], "speed_probability": 0.8},
 }
 SETTINGS = {"run": "r", "model": "openai/whisper-base", "language": "it", "learning_rate": 5e-5, "lora": {"rank": 0}}
+SETTINGS |= {"base_model": "openai/whisper-base"}
 RECORD = {
+    "name": "base-it",
     "run": "somewhere",
     "step": 9,
+    "language": "it",
     "format": "huggingface",
     "dtype": "float16",
     "parity": {"max_abs_logit_difference": 1.2e-5, "max_abs_logit": 30.0},
@@ -40,12 +45,16 @@ RECORD = {
 }
 
 
+TEST = {"source": "/mnt/fleurs/it", "split": "test", "language": "it", "index_sha256": "0123456789abcdef" * 4}
+
+
 @pytest.fixture
 def run(tmp_path):
     """The files of a run that its card is made of, with scores of its step, of another, and none that is a number."""
     folder = tmp_path / "run"
     scores = RATES | {"normaliser": NORMALISER, "clips": 83, "speech_seconds": 324.0, "model": "run step 9"}
     scores |= {"settings": {"compute_dtype": "float32"}, "intervals": {"over_clips": {"wer": [20.1, 29.9]}}}
+    scores |= {"data": TEST}
     for split, changes in {"test": {}, "old": {"model": "run step 19"}, "empty": {"wer": float("nan")}}.items():
         (folder / f"evaluate-{split}").mkdir(parents=True)
         write_json(folder / f"evaluate-{split}" / "scores.json", scores | {"split": split} | changes)
@@ -77,19 +86,96 @@ def test_the_hub_reads_the_scores_of_the_exported_step_from_the_card(run, export
     assert (card.data.model_name, card.data.language, card.data.library_name) == ("base-it", "it", "transformers")
     assert (card.data.base_model, card.data.pipeline_tag) == ("openai/whisper-base", "automatic-speech-recognition")
     written = metadata_load(exported / "README.md")["model-index"][0]
-    assert written["results"][0]["dataset"] == {"name": "it", "type": "it", "config": "it", "split": "test"}
+    fields = {"name": "fleurs/it", "type": "fleurs-it", "config": "it", "split": "test"}  # not the training corpus
+    assert [result["dataset"] for result in written["results"]] == [fields]
     assert [scores["split"] for scores in scores_of(run, 9)] == ["test"]
+
+
+def test_only_the_score_of_a_whole_split_of_a_known_corpus_is_given_to_the_hub(run):
+    """Thinned, cut short, in part, folded, or from before the corpus was noted: in the table with what it is."""
+    whole = json.loads((run / "evaluate-test" / "scores.json").read_text())
+    others = {
+        "thin": {"windows": "thinned"},
+        "some": {"limit": 40},
+        "fold": {"fold": {"of": 5, "number": 2}},
+        "short": {"asked_new_tokens": 60},
+        "beams": {"num_beams": 5, "timestamps": {"begin": 50_364}},
+    }
+    for name, settings in others.items():
+        changed = whole | {"split": name, "settings": whole["settings"] | settings}
+        (run / f"evaluate-{name}").mkdir()
+        write_json(run / f"evaluate-{name}" / "scores.json", changed)
+    (run / "evaluate-ancient").mkdir()
+    ancient = {key: value for key, value in whole.items() if key != "data"}
+    write_json(run / "evaluate-ancient" / "scores.json", ancient | {"split": "ancient"})
+    text = model_card(run, RECORD, "base-it")
+    (run / "README.md").write_text(text, encoding="utf-8")
+    results = ModelCard.load(run / "README.md").data.eval_results
+    beams = "WER, as written; 5 beams, whole windows, with timestamps"
+    names = {
+        result.metric_name
+        for result in results
+        if result.metric_type == "wer" and "normalised" not in result.metric_name
+    }
+    assert names == {"WER, as written", beams}
+    assert len(results) == 8
+    for said in (
+        "- fleurs/it, thin (in part or thinned): 83 clips, 0.09 hours; greedy, thinned windows; computed in float32; "
+        "not the split's score: thinned windows, so not the score of whole windows; SHA-256",
+        "not the split's score: the split's first 40 clips alone",
+        "not the split's score: fold 2 of 5 alone",
+        "not the split's score: transcripts cut after 60 tokens",
+        "- fleurs/it, beams: 83 clips, 0.09 hours; 5 beams, whole windows, with timestamps; computed in float32",
+        "| corpus not recorded, ancient | 24.70 %",
+    ):
+        assert said in text
+
+
+def test_a_base_model_is_named_to_the_hub_only_if_it_is_the_hubs(run):
+    for settings, said in [
+        ({"base_model": "anna/whisper-voci"}, "anna/whisper-voci"),
+        ({"model": "models/tiny", "base_model": None}, None),
+        ({"model": "openai/whisper-base"}, "openai/whisper-base"),  # runs of earlier versions
+        ({"model": "models/tiny"}, None),
+    ]:
+        old = {"model": "models/tiny", "language": "it"}
+        assert base_model(old | settings) == said
+    write_json(run / "config.json", SETTINGS | {"model": "models/tiny", "base_model": None})
+    text = model_card(run, RECORD, "base-it")
+    assert "base_model:" not in text
+    assert "fine-tuned for `it` from tiny, 9 steps." in text
+
+
+def test_a_renamed_card_keeps_what_people_wrote_and_shows_how_to_get_the_model(run):
+    for form, fetched, used in [
+        ("huggingface", "", 'pipeline("automatic-speech-recognition", model="anna/base-it")'),
+        ("ctranslate2", "hf download anna/base-it --local-dir base-it", 'WhisperModel("base-it")'),
+        ("ggml", "hf download anna/base-it --local-dir base-it", "whisper-cli -m base-it/ggml-model.bin -l it"),
+    ]:
+        record = RECORD | {"format": form, "name": "local-folder"}
+        card = model_card(run, record, "local-folder").replace("## Data", "Ours, with love.\n\n## Data")
+        assert "hf download" not in card
+        published = renamed(card, record, "local-folder", "anna/base-it")
+        assert fetched in published
+        assert used in published
+        assert "# anna/base-it\n" in published
+        assert "Ours, with love." in published
+        assert "local-folder" not in published
+        (run / "README.md").write_text(published, encoding="utf-8")
+        assert ModelCard.load(run / "README.md").data.model_name == "anna/base-it"
 
 
 def test_the_card_names_data_settings_scores_and_checks(exported):
     text = (exported / "README.md").read_text(encoding="utf-8")
     for said in (
-        "| test | 24.70 % [20.10, 29.90] | 14.51 % | 6.14 % | 4.50 % |",
-        "test: 83 clips, 0.09 hours; computed in float32",
+        "| fleurs/it, test | 24.70 % [20.10, 29.90] | 14.51 % | 6.14 % | 4.50 % |",
+        "fleurs/it, test: 83 clips, 0.09 hours; greedy, whole windows; computed in float32; SHA-256",
+        "measured on the checkpoint, before conversion to huggingface, float16",
+        "- cv-corpus-11.0/it, split `train`, language `it`\n- 400 clips, 0.25 hours\n",
+        "- augmented copies: 1 of each clip; with them 800 recordings, 0.51 hours\n",
         f"normalised: {NORMALISER}",
-        "800 recordings, 0.51 hours",
         "recipe `standard`: speed [0.9, 1.1]; speed_probability 0.8",
-        "3 clips left out",
+        "- 3 more were left out",
         "| learning_rate | 5e-05 |",
         "they differ by at most 1.2e-05 (the largest is 30.0)",
         "4 of 4 real clips",
@@ -147,11 +233,36 @@ def test_model_card_and_logs_arrive_in_one_commit(exported, hub, tmp_path):
     assert lines[0]["value"]["summary"] == "Step 9, by Sussurro"
     files = {line["value"]["path"]: line["value"] for line in lines if line["key"] == "file"}
     assert set(files) == {"README.md", "export.json", "runs/events.out.tfevents.1.host"}
-    assert base64.b64decode(files["README.md"]["content"]) == (exported / "README.md").read_bytes()
+    card = base64.b64decode(files["README.md"]["content"]).decode()
+    assert 'model="anna/base-it"' in card
+    assert "- name: anna/base-it\n" in card
+    assert card.replace("anna/base-it", "base-it") == (exported / "README.md").read_text(encoding="utf-8")
+    record = json.loads(base64.b64decode(files["export.json"]["content"]))
+    assert record == json.loads((exported / "export.json").read_text()) | {"run": "run"}  # no path of this machine
     assert base64.b64decode(files["runs/events.out.tfevents.1.host"]["content"]) == b"curves"
     assert [line["value"]["path"] for line in lines if line["key"] == "lfsFile"] == ["model.safetensors"]
     stored = [body for method, path, _, body in asked if method == "PUT" and path.startswith("/store/")]
     assert stored == [(exported / "model.safetensors").read_bytes()]
+
+
+def test_an_average_is_published_with_the_logs_of_the_run_behind_it_and_its_recipe(run, exported, tmp_path):
+    average = tmp_path / "run-average"
+    average.mkdir()
+    origin = {
+        "averaged_run": str(run),
+        "averaged_steps": [3, 9],
+        "averaged_recipe": {"lora": {"rank": 8}, "freeze": []},
+    }
+    write_json(average / "config.json", SETTINGS | origin)
+    write_json(average / "data.json", MANIFEST)
+    write_json(exported / "export.json", RECORD | {"run": str(average)})
+    files = files_to_add(PublishConfig("anna/base-it", exported))
+    assert files["runs/events.out.tfevents.1.host"] == run / "tensorboard" / "events.out.tfevents.1.host"
+    text = model_card(average, RECORD, "base-it")
+    assert "the mean of the weights after steps 3, 9." in text
+    assert '| lora | {"rank": 8} |' in text
+    assert "| averaged_steps | [3, 9] |" in text
+    assert str(tmp_path) not in text
 
 
 def test_without_a_token_or_with_a_wrong_one_it_says_so_in_one_line(exported, hub, tmp_path):

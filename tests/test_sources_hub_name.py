@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.hub_server import hub_server
+from tests.hub_server import COMMIT, hub_server
 from tests.test_sources_hub import ROWS, make_dataset, wav, write_parquet
 
 READ = """
@@ -22,6 +22,14 @@ except UserError as error:
     print(json.dumps(str(error)))
 else:
     print(json.dumps([(clip.id, clip.sentence, hashlib.sha1(clip.audio.load()).hexdigest()) for clip in clips]))
+"""
+
+
+DATASET = """
+import json, sys
+from data.sources import SourceOptions, read_split
+source, split, options = json.loads(sys.argv[1])
+print(json.dumps(read_split(source, split, SourceOptions(**options)).dataset))
 """
 
 
@@ -39,10 +47,10 @@ def hub(tmp_path_factory):
         yield address, requests
 
 
-def read(address, home, source, split="train", **options):
+def read(address, home, source, split="train", program=READ, **options):
     """What another process reads, whose hub is at `address`: the clips, or the error."""
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", READ, json.dumps([source, split, options])]
+    command = [sys.executable, "-c", program, json.dumps([source, split, options])]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
@@ -54,6 +62,17 @@ def test_a_dataset_by_its_name_gives_its_rows(hub, tmp_path, streaming):
     want = [[f"train-row-{n:08d}", f"Frase {n}.", hashlib.sha1(wav(n)).hexdigest()] for n in range(ROWS)]
     assert read(address, tmp_path, "org/speech", streaming=streaming) == want
     assert len(read(address, tmp_path, "hf:org/languages", dataset_config="it", streaming=streaming)) == 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_is_known_again_by_name_configuration_and_commit(hub, tmp_path, streaming):
+    """The folder that its files are kept in, of this machine's cache, is no name for it."""
+    address, _ = hub
+    options = {"dataset_config": "it", "streaming": streaming}
+    found = read(address, tmp_path, "hf:org/languages", program=DATASET, **options)
+    assert found == {"name": "org/languages", "config": "it", "revision": COMMIT}
+    write_parquet(tmp_path / "corpus", make_dataset(3), files=1)
+    assert read(address, tmp_path, str(tmp_path / "corpus"), program=DATASET, streaming=streaming) is None
 
 
 def test_names_that_the_hub_does_not_have_are_told_what_there_is(hub, tmp_path):
