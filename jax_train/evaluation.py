@@ -46,15 +46,16 @@ class Evaluation:
         self._rules = DecodingRules.from_folder(folder, config.language)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._decoder: BatchDecoder | None = None
-        self._seconds = 0.0  # the last evaluation took
 
     def due(self, step: int, last: bool, log: RunLog) -> bool:
-        """Whether the state after `step` is to be scored, as steps and the share of time allow."""
+        """Whether the state after `step` is to be scored, as steps and the share of time allow.
+
+        Beyond the share are only a run's first evaluation, as nobody knows yet how long it takes, and the last.
+        """
         if last or step == 0 or step % self._config.eval_steps:
             return last
-        return not in_any_process(
-            self._seconds > 0 and log.eval_share_after(self._seconds) > self._config.max_eval_share
-        )
+        seconds = log.last_evaluation_seconds
+        return not in_any_process(seconds > 0 and log.eval_share_after(seconds) > self._config.max_eval_share)
 
     def run(self, state: TrainState, step: int, log: RunLog) -> None:
         """Score the state after `step` into `log`. Of a run that averages its parameters, the average is scored."""
@@ -70,9 +71,8 @@ class Evaluation:
         references, hypotheses = [t.reference for t in transcripts], [t.text for t in transcripts]
         self._decoder.state = None  # the next step consumes the arrays
         found = scores(references, hypotheses)
-        values = {name: found[name] for name in SCORES} | {"clips": len(self._rows)}
-        self._seconds = time.perf_counter() - started
-        log.evaluation(step, values, self._shown(references, hypotheses), self._seconds)
+        values = {name: found[name] for name in (*SCORES, "normaliser")} | {"clips": len(self._rows)}
+        log.evaluation(step, values, self._shown(references, hypotheses), time.perf_counter() - started)
 
     def _shown(self, references: Sequence[str], hypotheses: Sequence[str]) -> str:
         """The first clips' sentences and transcripts as a Markdown table."""

@@ -1,10 +1,13 @@
 """WER while training: the evaluate command's own figures, neither lost nor repeated when a run is stopped."""
 
 import dataclasses
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from data.errors import UserError
@@ -13,12 +16,13 @@ from data.tfrecord import FRAMING_BYTES, unframe
 from jax_train.average import AverageConfig, average
 from jax_train.checkpoint_files import steps_in
 from jax_train.checkpoints import load_run
-from jax_train.config import TrainConfig
+from jax_train.config import Lora, TrainConfig
 from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.evaluation import Evaluation, chosen_rows
+from jax_train.export import ExportConfig, export
 from jax_train.model import functional
 from jax_train.preemption import BrokenOff, Stopped, StopRequest
-from jax_train.runlog import read_rows
+from jax_train.runlog import RunLog, read_rows
 from jax_train.train import train
 from tests.power_cut import train_until_power_cut
 from tests.test_train_reliability import curve
@@ -115,13 +119,42 @@ def test_a_run_ends_early_once_evaluations_bring_nothing_better(config, monkeypa
 
 
 def test_evaluations_that_would_take_too_much_of_the_time_wait(config, monkeypatch):
-    def slow(evaluation, state, step, log):
-        scored_by_table(evaluation, state, step, log)
-        evaluation._seconds = 1e6
+    def slow(_evaluation, _state, step, log):
+        log.evaluation(step, {"wer": 99.0, "wer_normalised": WER_OF_STEP[step]}, "", 1e6)
 
     monkeypatch.setattr(Evaluation, "run", slow)
     train(dataclasses.replace(config, max_eval_share=0.5))
     assert sorted(row["step"] for row in read_rows(config.run) if "wer" in row) == [2, 6]
+
+
+def test_evaluations_take_no_more_than_their_share_of_a_run_that_is_stopped_again_and_again(tmp_path, monkeypatch):
+    """A made clock: steps of 1 s, evaluations of 30 s asked for every 100 steps, the run stopped every 150 steps.
+
+    At 5 % an evaluation is due when the others and it are at most a twentieth of all the time: after 570 s of steps each.
+    The first is free; the compilation, 60 s in every process, and the last evaluation are not counted.
+    """
+    clock = [0.0]
+    monkeypatch.setattr("jax_train.runlog.time.perf_counter", lambda: clock[0])
+    evaluation = object.__new__(Evaluation)
+    evaluation._config = SimpleNamespace(eval_steps=100, max_eval_share=0.05)
+    done, total, evaluated = 0, 3000, []
+    while done < total:
+        until = min(done + 150, total)
+        with RunLog(tmp_path, done, total) as log:
+            clock[0] += 60
+            for step in range(done, until):
+                if step not in log.wer and evaluation.due(step, False, log):
+                    clock[0] += 30
+                    log.evaluation(step, {"wer": 9.0, "wer_normalised": 9.0}, "", 30.0)
+                    evaluated.append(step)
+                    if len(evaluated) > 1:
+                        assert log.eval_share_after(0.0) <= 0.05
+                clock[0] += 1
+                log.step(step + 1, {"loss": 1.0}, 0.0, 0.0, write=(step + 1) % 10 == 0)
+        done = until
+    assert evaluated == [100, 1200, 1800, 2300, 2900]
+    seconds = 3000 + 30 * len(evaluated)  # of it the first step of each process is left out with its compilation
+    assert 30 * len(evaluated) / seconds <= 0.05
 
 
 def test_patience_without_evaluations_is_refused(config):
@@ -150,6 +183,31 @@ def test_the_average_is_the_mean_of_what_the_checkpoints_hold(config, monkeypatc
     with pytest.raises(UserError, match="3 checkpoints, not 4; train with a larger --keep"):
         average(AverageConfig(config.run, out.with_name("other"), last=4))
     assert not out.with_name("other").exists()
+
+
+def test_the_average_of_the_last_of_a_lora_run_is_merged_exported_and_keeps_its_recipe(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(Evaluation, "run", scored_by_table)
+    adapters = Lora(rank=4, targets=("q_proj", "v_proj"))
+    train(dataclasses.replace(config, keep=3, lora=adapters, learning_rate=1e-1))
+    out = tmp_path / "average"
+    assert average(AverageConfig(config.run, out, last=2)) == [4, 6]
+    parts = [functional(load_run(config.run, step=step)[0])[0] for step in ("4", "6")]
+    got = functional(load_run(out)[0])[0]
+    assert got.keys() == parts[0].keys()
+    for name, value in got.items():
+        want = np.mean([np.asarray(part[name], np.float64) for part in parts], axis=0).astype(np.float32)
+        np.testing.assert_array_equal(np.asarray(value), want, err_msg=name)
+    settings = json.loads((out / "config.json").read_text())
+    assert (settings["lora"]["rank"], settings["averaged_recipe"]["lora"]["rank"]) == (0, 4)
+    record = export(ExportConfig(out, tmp_path / "model", clips=2))
+    assert (record["step"], record["transcripts"]["different"]) == (6, 0)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = "decoder.layers.0.self_attn.q_proj"
+    np.testing.assert_array_equal(weights[f"model.{name}.weight"].T, got[f"{name}.kernel"])
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "the mean of the weights after steps 4, 6." in card
+    assert '| lora | {"rank": 4,' in card
+    assert str(tmp_path) not in card
 
 
 def test_a_run_stopped_before_or_within_an_evaluation_does_it_once(config, monkeypatch):
