@@ -17,6 +17,7 @@ from daily.aligned import aligned
 from daily.day_progress import DayProgress, write_progress
 from daily.drift import KINDS, MEASURES, drift
 from daily.intervals import excess, rate
+from daily.lock import INHERITED, locked
 from daily.registry import CHAMPION, MODEL, Version
 from daily.snapshot import PREDICTIONS_SHOWN, main, snapshot, write
 from daily.store import PREDICTIONS, Store, write_table
@@ -335,6 +336,21 @@ def test_a_snapshot_that_cannot_be_whole_leaves_the_last_one(store: Store) -> No
     with pytest.raises(UserError, match="is not there, though the store says so"):
         write(store.monitor, *snapshot(store, day_of(1)))
     assert {path.name: path.read_bytes() for path in store.monitor.iterdir()} == before
+
+
+def test_beside_a_run_the_last_snapshot_stays_and_is_said_to_be_that(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that `make monitor` shows it; the run writes the next one."""
+    add_day(store, day_of(0), [Clip()])
+    write(store.monitor, *snapshot(store, day_of(0)))
+    before = (store.monitor / "monitor.json").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["snapshot", "--store", str(store.folder)])
+    with locked(store.folder):
+        monkeypatch.delenv(INHERITED)
+        main()
+    assert "as the last run left it" in capsys.readouterr().out
+    assert (store.monitor / "monitor.json").read_bytes() == before
 
 
 def test_the_command_says_what_it_wrote_and_what_is_no_store(
