@@ -2,7 +2,8 @@
 
 Decision: speaker-disjoint by default, since a voice heard in training flatters the score; a fold is a view of the
 shards by their index, so that nothing is written twice. Whole speakers go, the longest first, to the fold that holds
-the least speech; ties are drawn by the seed. N records.
+the least speech; ties are drawn by the seed. A clip whose speaker is unknown goes as a speaker of its own; where none
+is known, folds by speaker are refused, as nobody could say that they share none. N records.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from data.errors import UserError
 from data.records import Shards
@@ -44,14 +45,26 @@ class Fold:
         return shards.only(self._inside(shards)) if self.of else shards
 
     def _inside(self, shards: Shards) -> Bool[np.ndarray, "N"]:
-        """Raises `UserError` where there are fewer speakers, or clips, than folds."""
-        column = shards.index["speaker" if self.by == "speaker" else "id"]
-        groups, group_of_row = np.unique(column.astype(str), return_inverse=True)
-        if len(groups) < self.of:
+        """Raises `UserError` where there are fewer speakers, or clips, than folds, or where no speaker is known."""
+        group_of_row = self._groups(shards)
+        if (groups := int(group_of_row.max()) + 1) < self.of:
             other = "; make fewer folds, or --fold.by clip" if self.by == "speaker" else "; make fewer folds"
-            raise UserError(f"{shards.folder}: {len(groups)} {self.by}s do not fill {self.of} folds{other}")
+            raise UserError(f"{shards.folder}: {groups} {self.by}s do not fill {self.of} folds{other}")
         seconds = np.bincount(group_of_row, shards.index["seconds"].astype(np.float64))
         return np.asarray(_fold_of(seconds, self.of, self.seed))[group_of_row] == self.number - 1
+
+    def _groups(self, shards: Shards) -> Int[np.ndarray, "N"]:
+        """The number of what each record stays together with, from 0 without a gap."""
+        column = shards.index["speaker" if self.by == "speaker" else "id"].astype(str)
+        names, group_of_row = np.unique(column, return_inverse=True)
+        unknown = column == ""
+        if self.by == "clip" or not unknown.any():
+            return group_of_row
+        if unknown.all():
+            raise UserError(f"{shards.folder}: no speaker is known, so folds cannot keep them apart; --fold.by clip")
+        _, own = np.unique(shards.index["id"][unknown].astype(str), return_inverse=True)
+        group_of_row[unknown] = len(names) + own
+        return np.unique(group_of_row, return_inverse=True)[1]
 
 
 UNDIVIDED = Fold()

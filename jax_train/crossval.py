@@ -53,6 +53,9 @@ def crossval(config: CrossvalConfig, train_options: list[str]) -> dict[str, Any]
         fold.for_scoring(shards)  # too many folds are said before any is trained
     found = [one_fold(config, fold, train_options) for fold in folds]
     result: dict[str, Any] = {"folds": found, "by": config.by, "split": config.split}
+    clean = shards.index["copy"] == 0
+    unknown = int((shards.index["speaker"][clean] == "").sum()) if config.by == "speaker" else 0
+    result["clips_of_unknown_speakers"] = unknown
     for name in SCORES:
         values = [scores[name] for scores in found]
         result[name] = {"mean": statistics.fmean(values), "deviation": statistics.stdev(values)}
@@ -81,7 +84,9 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {fold['fold']} | {fold['clips']} | {fold['wer_normalised']:.2f} | {fold['wer']:.2f} |")
     normal, written = (f"{result[name]['mean']:.2f} ± {result[name]['deviation']:.2f}" for name in SCORES[:2])
     lines.append(f"| mean ± deviation | {sum(fold['clips'] for fold in result['folds'])} | {normal} | {written} |")
-    return "\n".join(lines)
+    if unknown := result["clips_of_unknown_speakers"]:
+        lines += ["", f"Of {unknown} clips the speaker is unknown; each was taken for one of its own."]
+    return "\n".join([*lines, "", f"Normalised: {result['normaliser']}."])
 
 
 @command

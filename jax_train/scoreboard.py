@@ -48,10 +48,7 @@ def scoreboard(config: ScoreboardConfig, train_options: list[str]) -> list[dict[
         raise UserError("--presets: name at least one, for example sample/base")
     presets = {name: find_preset(name) for name in config.presets}
     models = dict.fromkeys(config.model or preset.settings["model"] for preset in presets.values())
-    rows = [
-        {"name": model, "description": "Before training."} | _score(config, f"before/{Path(model).name}", model=model)
-        for model in models
-    ]
+    rows = [before(config, model) for model in models]
     rows += [line(config, name, preset, train_options) for name, preset in presets.items()]
     rows.sort(key=lambda row: float(row["wer_normalised"]))
     write_json(config.out / "scoreboard.json", {"split": config.test_split, "rows": rows})
@@ -60,8 +57,8 @@ def scoreboard(config: ScoreboardConfig, train_options: list[str]) -> list[dict[
 
 
 def before(config: ScoreboardConfig, model: str) -> dict[str, Any]:
-    """The score of a model that runs start from."""
-    scores = _score(config, f"before/{Path(model).name}", model=model)
+    """The score of a model that runs start from, in a folder named by all of its path: two may share the last part."""
+    scores = _score(config, f"before/{model.replace('/', '--')}", model=model)
     return {"name": model, "description": "Before training.", **scores}
 
 

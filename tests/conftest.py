@@ -12,6 +12,7 @@ os.environ.setdefault("NPROC", "16")
 
 import jax
 import pytest
+import tyro
 from flax import nnx
 from moto.server import ThreadedMotoServer
 from playwright.sync_api import Browser, sync_playwright
@@ -21,8 +22,11 @@ from upath import UPath
 from data.featurize import FeaturizeConfig, featurize
 from jax_train.checkpoints import copy_small_files
 from jax_train.config import WhisperConfig, compilation_cache
+from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.model import Whisper
+from jax_train.presets import from_command_line
 from jax_train.pretrained import fetch_base
+from jax_train.train import train
 from jax_train.weights import to_torch_tensors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -113,6 +117,25 @@ def small_shards(small_model_dir: Path, sample_corpus: Path, tmp_path_factory: p
             )
         )
     return shards
+
+
+@pytest.fixture
+def commands_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Training and scoring that stages ask for, in this process, by the options they give; the modules asked for."""
+    asked: list[str] = []
+
+    def here(_title: str, module: str, *words: object) -> str:
+        asked.append(module)
+        arguments = list(map(str, words))
+        if module == "jax_train.train":
+            train(from_command_line(arguments, None))
+        else:
+            evaluate(tyro.cli(EvaluateConfig, args=arguments))
+        return ""
+
+    for module in ("stages", "crossval", "scoreboard"):
+        monkeypatch.setattr(f"jax_train.{module}.stage", here)
+    return asked
 
 
 @pytest.fixture(scope="module")

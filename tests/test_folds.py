@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data.errors import UserError
@@ -75,12 +76,57 @@ def test_wrong_folds_are_one_clear_line():
         Fold(1)
 
 
+def test_clips_of_unknown_speakers_are_speakers_of_their_own_and_none_known_is_refused():
+    """By hand: a speaks 4 s; three clips of 2 s (with their copies) are nobody's, and each fills a fold."""
+    speech = Speech(["a"] * 4 + [""] * 6)
+    speech.index["id"][4:] = ["x", "x", "y", "y", "z", "z"]
+    sizes = [len(Fold(4, number).for_scoring(speech)) for number in (1, 2, 3, 4)]
+    assert sorted(sizes) == [2, 2, 2, 4]
+    for number in (1, 2, 3, 4):
+        rows = Fold(4, number).for_scoring(speech)
+        assert len(set(speech.index["id"][rows].tolist())) == len(rows) // 2  # copies stay together
+    with pytest.raises(UserError, match=r"no speaker is known, so folds cannot keep them apart; --fold.by clip"):
+        Fold(2, 1).for_training(Speech([""] * 10))
+    assert len(Fold(2, 1, by="clip").for_training(Speech([""] * 10)))
+
+
 def test_a_view_of_shards_has_their_records_and_travels_to_other_processes(small_shards: Path):
     shards = Shards.open(small_shards, "train")
     chosen = np.arange(len(shards)) % 3 == 1
     view = pickle.loads(pickle.dumps(shards.only(chosen)))
     assert len(view) == chosen.sum()
     assert [view[i].id for i in range(3)] == [shards[i].id for i in np.flatnonzero(chosen)[:3]]
+
+
+def test_crossval_holds_each_speaker_out_once_and_names_the_normaliser(
+    small_shards: Path, terse_model_dir: Path, tmp_path: Path, commands_here: list[str]
+):
+    """The whole of it in this process: two speakers, a fold each."""
+    config = CrossvalConfig(shards=small_shards, out=tmp_path, folds=2, limit=5, score_batch_size=1)
+    options = ["--model", str(terse_model_dir), "--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3"]
+    result = crossval(config, options)
+    assert commands_here == ["jax_train.train", "jax_train.evaluate"] * 2
+    shards = Shards.open(small_shards, "train")
+    speaker_of = dict(zip(shards.index["id"].tolist(), shards.index["speaker"].tolist(), strict=True))
+    heard = []
+    for number in (1, 2):
+        scored = pq.read_table(tmp_path / f"fold-{number}" / "scores" / "predictions.parquet")["speaker"].to_pylist()
+        settings = json.loads((tmp_path / f"fold-{number}" / "config.json").read_text())["fold"]
+        assert (settings["of"], settings["number"], settings["by"]) == (2, number, "speaker")
+        heard.append(set(scored))
+        scores = json.loads((tmp_path / f"fold-{number}" / "scores" / "scores.json").read_text())
+        assert scores["settings"]["fold"]["number"] == number
+    assert [len(speakers) for speakers in heard] == [1, 1]
+    assert heard[0] | heard[1] == set(speaker_of.values())
+    values = [fold["wer"] for fold in result["folds"]]
+    assert result["wer"]["mean"] == pytest.approx(sum(values) / 2)
+    assert json.loads((tmp_path / "crossval.json").read_text()) == result
+    said = table(result)
+    assert said.endswith("\nNormalised: transformers BasicTextNormalizer(remove_diacritics=False).")
+    assert "Of 3 clips the speaker is unknown" in table(result | {"clips_of_unknown_speakers": 3})
+    commands_here.clear()
+    assert crossval(config, options) == result
+    assert commands_here == ["jax_train.train"] * 2  # which find their runs done
 
 
 @thorough

@@ -1,17 +1,46 @@
 """The scoreboard: a line for each preset and for what they start from, by the commands people run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
+from jax_train.presets import Preset
 from jax_train.runlog import read_rows
 from jax_train.scoreboard import ScoreboardConfig, scoreboard
 from jax_train.stages import score_once
 from tests.conftest import thorough
 
 OPTIONS = ["--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3", "--compute-dtype", "float32"]
+
+
+def test_models_and_presets_are_scored_in_folders_of_their_own_and_stand_in_the_table(
+    small_shards: Path, terse_model_dir: Path, tmp_path: Path, commands_here: list[str], monkeypatch
+):
+    """The whole of it in this process: two presets that start from two models of one name."""
+    other = tmp_path / "other" / terse_model_dir.name
+    shutil.copytree(terse_model_dir, other)
+    presets = {
+        name: Preset(f"From {name}.", 16, {"model": str(model), "batch_size": 8, "steps": 1, "learning_rate": 1e-3})
+        for name, model in (("made/terse", terse_model_dir), ("made/other", other))
+    }
+    monkeypatch.setattr("jax_train.presets.PRESETS", presets)
+    config = ScoreboardConfig(tuple(presets), small_shards, tmp_path / "out", limit=1, score_batch_size=1)
+    rows = scoreboard(config, [])
+    assert sorted(commands_here) == ["jax_train.evaluate"] * 4 + ["jax_train.train"] * 2
+    assert {row["name"] for row in rows} == {str(terse_model_dir), str(other), *presets}
+    assert [row["wer_normalised"] for row in rows] == sorted(row["wer_normalised"] for row in rows)
+    scored = sorted(path.parent.parent.relative_to(tmp_path / "out") for path in tmp_path.rglob("scores.json"))
+    assert len(scored) == len(set(scored)) == 4
+    text = (tmp_path / "out" / "scoreboard.md").read_text()
+    for row in rows:
+        assert f"| {row['name']} | {row['wer_normalised']:.2f} | {row['wer']:.2f} | {row['description']} |" in text
+    assert text.endswith("Normalised: transformers BasicTextNormalizer(remove_diacritics=False).\n")
+    commands_here.clear()
+    assert scoreboard(config, []) == rows
+    assert commands_here == ["jax_train.train"] * 2  # which find their runs done
 
 
 @thorough
