@@ -130,8 +130,8 @@ def test_evaluations_that_would_take_too_much_of_the_time_wait(config, monkeypat
 def test_evaluations_take_no_more_than_their_share_of_a_run_that_is_stopped_again_and_again(tmp_path, monkeypatch):
     """A made clock: steps of 1 s, evaluations of 30 s asked for every 100 steps, the run stopped every 150 steps.
 
-    At 5 % an evaluation is due when the others and it are at most a twentieth of all the time: after 570 s of steps each.
-    The first is free; the compilation, 60 s in every process, and the last evaluation are not counted.
+    At 5 % an evaluation is due when the others and it are at most a twentieth of all the time: after 570 s of steps
+    each. The first is free; the compilation, 60 s in every process, and its first step are not counted.
     """
     clock = [0.0]
     monkeypatch.setattr("jax_train.runlog.time.perf_counter", lambda: clock[0])
