@@ -26,7 +26,7 @@ from tests.forked_stage import Forked, warm
 
 FIRST = date(2026, 11, 23)
 REFUSED, FAILED = 3, 4  # exit codes: another run is going on, stages failed
-CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "sqlite3.connect")
+CHANGES = ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "sqlite3.connect")
 STAGES = ("features", "inference", "confidence", "training", "snapshot")
 WHO = ("process", "loop", "all")
 OPTIONS = {

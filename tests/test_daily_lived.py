@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from daily.day_progress import days_begun, read_progress
+from daily.leftovers import LEFT
 from daily.registry import CONFIDENCE, MODEL, Registry, open_registry
 from daily.store import Store, connect, open_store
 from daily.takes import read_metadata
@@ -109,5 +110,6 @@ def test_nothing_that_was_killed_is_left_beside_the_results(lived: tuple[Store, 
     folder = lived[0].folder
     assert sorted(path.stem for path in (folder / "features").glob("[!.]*")) == sorted([*DAYS, "guard", "test"])
     assert not list(folder.glob("runs/*/run/checkpoints"))
+    assert [path for pattern in LEFT for path in folder.glob(pattern)] == []
     shown = json.loads((folder / "monitor" / "monitor.json").read_text())
     assert shown["days"][-1]["day"] == DAYS[-1]
