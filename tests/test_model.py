@@ -128,8 +128,11 @@ def test_published_sizes_have_the_published_parameter_counts():
         assert count / 1e6 == pytest.approx(millions, rel=0.07), name
 
 
+@pytest.mark.parametrize("one_by_one", [True, False])
 @pytest.mark.parametrize(("is_causal", "keys"), [(False, 7), (False, 40), (True, 40)])
-def test_attention_by_head_equals_jax_nn(is_causal, keys):
+def test_attention_by_head_equals_jax_nn(is_causal, keys, one_by_one, monkeypatch):
+    """One head after another, as on a CPU, and all at once, as on TPUs and older GPUs."""
+    monkeypatch.setattr("jax_train.attention._one_by_one", lambda: one_by_one)
     q, k, v, weight = (
         jax.random.normal(key, (2, n, 3, 16))
         for key, n in zip(jax.random.split(jax.random.key(0), 4), (40, keys, keys, 40), strict=True)
@@ -162,14 +165,15 @@ def test_a_missing_tensor_names_itself(tmp_path):
         load_model(folder)
 
 
-def test_the_step_on_eight_devices_gives_the_parameters_of_one(tmp_path):
+@pytest.mark.parametrize("count", [2, 8])
+def test_the_step_on_several_devices_gives_the_losses_and_parameters_of_one(tmp_path, count):
     from tests.test_windows import random_batch
 
     model = load_model(small_model_dir(tmp_path / "model", **SHALLOW))
     config = TrainConfig(shards=Path(), run=Path())
     optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
     results = []
-    for devices in (jax.devices()[:1], jax.devices()):
+    for devices in (jax.devices()[:1], jax.devices()[:count]):
         mesh = data_mesh(devices)
         params, buffers, build = functional(model)
         step = make_train_step(build, optimizer, mesh, config)
@@ -180,10 +184,10 @@ def test_the_step_on_eight_devices_gives_the_parameters_of_one(tmp_path):
             losses.append(float(metrics.loss))  # waits: queued steps deadlock several devices on few cores
         results.append((jax.device_get(state.params), losses))
     assert len(jax.devices()) == 8
-    (one, one_losses), (eight, eight_losses) = results
-    np.testing.assert_allclose(eight_losses, one_losses, rtol=1e-5)  # sums in another order
+    (one, one_losses), (several, several_losses) = results
+    np.testing.assert_allclose(several_losses, one_losses, rtol=1e-5)  # sums in another order
     for name, value in one.items():
         # Three steps move a parameter by up to 3e-3; where its gradient is rounding noise, Adam may differ by its sign.
-        difference = np.abs(eight[name] - value)
+        difference = np.abs(several[name] - value)
         assert np.mean(difference > 1e-5) < 0.01, name
         assert difference.max() <= 6.1e-3, name

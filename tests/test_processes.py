@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from jax_train.checkpoint_files import steps_in
 from jax_train.checkpoints import load_run
 from jax_train.config import TrainConfig
 from jax_train.model import functional
-from jax_train.runlog import read_rows
+from jax_train.runlog import METRICS, read_rows
 from jax_train.train import train
 from tests.conftest import REPOSITORY, THOROUGH
+from tests.test_train_reliability import wait_until
 
 STEPS = 3
 
@@ -27,7 +30,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def as_processes(config: TrainConfig, count: int, devices: int) -> list[subprocess.CompletedProcess[str]]:
+def started(config: TrainConfig, count: int, devices: int) -> list[subprocess.Popen[str]]:
     """The train command in `count` processes of `devices` host devices each."""
     address = f"127.0.0.1:{free_port()}"
     flags = f"--xla_force_host_platform_device_count={devices}"
@@ -36,7 +39,7 @@ def as_processes(config: TrainConfig, count: int, devices: int) -> list[subproce
     names = ("shards", "run", "model", "batch_size", "steps", "learning_rate", "fsdp", "save_steps")
     for name in (*names, "eval_split", "eval_batch_size"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
-    started = [
+    return [
         subprocess.Popen(
             [*command, "--process", str(process)],
             cwd=REPOSITORY,
@@ -47,10 +50,14 @@ def as_processes(config: TrainConfig, count: int, devices: int) -> list[subproce
         )
         for process in range(count)
     ]
-    outputs = [process.communicate(timeout=300) for process in started]
+
+
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 300) -> list[subprocess.CompletedProcess[str]]:
+    """The processes at their end."""
+    outputs = [process.communicate(timeout=seconds) for process in processes]
     return [
         subprocess.CompletedProcess(process.args, process.returncode, *output)
-        for process, output in zip(started, outputs, strict=True)
+        for process, output in zip(processes, outputs, strict=True)
     ]
 
 
@@ -79,7 +86,7 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
     )
     alone = dataclasses.replace(config, run=tmp_path / "one", fsdp=1)
     train(alone)
-    for process in as_processes(config, 2, devices=2):
+    for process in ended(started(config, 2, devices=2)):
         assert process.returncode == 0, process.stderr
     if config.eval_split:
         got, told = (read_rows(run)[-1] for run in (config.run, alone.run))
@@ -102,6 +109,34 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
     for name, value in theirs.items():
         # Three steps of 1e-2; where a gradient is rounding noise, Adam may take its sign the other way.
         assert np.mean(np.abs(np.asarray(ours[name]) - value) > 1e-4) < 0.02, name
+
+
+@pytest.mark.parametrize("told", [[1], [0, 1]], ids=["one", "both"])
+def test_sigterm_to_one_or_both_of_two_processes_saves_the_run_and_ends_both_with_0(
+    small_model_dir, small_shards, tmp_path, told
+):
+    """A scheduler tells all of them at once, a lost spot machine only its own."""
+    config = TrainConfig(
+        shards=small_shards,
+        run=tmp_path / "run",
+        model=str(small_model_dir),
+        batch_size=8,
+        steps=400,
+        learning_rate=1e-3,
+        save_steps=400,
+    )
+    processes = started(config, 2, devices=1)
+    wait_until(lambda: (config.run / METRICS).is_file() and len(losses(config.run)) >= 2, processes[0], 300)
+    for number in told:
+        processes[number].send_signal(signal.SIGTERM)
+    for process in (done := ended(processes, 60)):
+        assert process.returncode == 0, process.stderr
+    (step,) = steps_in(config.run / "checkpoints")
+    assert [row["step"] for row in losses(config.run)] == list(range(1, step + 1))
+    for number, process in enumerate(done):
+        by = "SIGTERM" if number in told else "another process"
+        assert f"stopped by {by} after step {step}; run the same command again" in process.stdout
+    assert load_run(config.run)[1] == step
 
 
 @pytest.mark.parametrize(
