@@ -18,6 +18,7 @@ from jax_train.config import WhisperConfig
 from jax_train.dropout import Dropout
 from jax_train.layers import Layers
 
+ROOT_OF_HALF = np.float32(0.5**0.5)
 KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
 
 
@@ -205,8 +206,13 @@ class Whisper(nnx.Module):
 
 @jax.checkpoint
 def _gelu(x: Array) -> Array:
-    """Exact GELU, of which the backward pass keeps nothing but `x`: computing it again costs less than reading it."""
-    return jax.nn.gelu(x, approximate=False)
+    """Exact GELU, of which the backward pass keeps nothing but `x`: computing it again costs less than reading it.
+
+    As PyTorch's it is x/2 · (1 + erf(x/√2)), in float32 whatever the type: in bfloat16 the sum would lose most negative
+    values, and JAX's own form by `erfc` costs an exponential more and does not compile within `shard_map` in JAX 0.12.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * 0.5 * (1.0 + jax.lax.erf(wide * ROOT_OF_HALF))).astype(x.dtype)
 
 
 def _run(remat: bool, layer: Callable[..., Array], *inputs: Array) -> Array:
