@@ -126,7 +126,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         d = row.get("difference")
         by = (
             f"{d['difference']:+.2f} ({d['interval'][0]:+.2f} to {d['interval'][1]:+.2f}) | {d['p_value']:.3f}"
-            if d
+            if d and d["interval"]  # which so few clips as five do not give
             else " | "
         )
         lines.append(f"| {name} | {row['wer_normalised']:.2f} | {by} | {row['wer']:.2f} |")
