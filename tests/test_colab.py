@@ -132,7 +132,7 @@ def test_it_runs_to_its_end(notebook, terse_model_dir, tmp_path):
     env = environment() | {"SUSSURRO_SMALL": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": REPOSITORY}}).execute(env=env)
     said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "Whisper tiny, 2 windows a step in 1 part(s)" in said
+    assert "Whisper tiny, 2 windows a step in 2 part(s)" in said  # 2 GB hold the logits of one
     assert "equals PyTorch: logits differ" in said
     assert re.search(r"^said:  \w.*\nheard: ", said, re.MULTILINE)
     kinds = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
