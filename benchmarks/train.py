@@ -227,10 +227,10 @@ def main() -> None:
                 ratios[f"{arm}_to_peer_{name}"] = table[arm][name] / table["peer"][name]
     for name, value in ratios.items():
         print(f"  {name:44}  {value:.2f}")
-    unit = "speech_seconds_per_second"
-    ours, peer = (table[arm][unit] if arm in table else None for arm in (config.arms[0], "peer"))
+    unit, ours_first = "speech_seconds_per_second", next((arm for arm in config.arms if arm != "peer"), "")
+    ours, peer = (table[arm][unit] if arm in table else None for arm in (ours_first, "peer"))
     more = {"device": device, "peak_flops": peak, "arms": table, **ratios}
-    print(result_line(f"train: {config.arms[0]}", unit.replace("_", " "), ours or 0.0, peer, more=more))
+    print(result_line(f"train: {ours_first or 'peer alone'}", unit.replace("_", " "), ours or 0.0, peer, more=more))
 
 
 if __name__ == "__main__":

@@ -30,13 +30,13 @@ def notebook() -> nbformat.NotebookNode:
 
 
 def test_it_is_stored_without_outputs_and_without_anybodys_paths(notebook):
-    """Colab's own places are the only absolute ones."""
+    """Colab's own places and Linux's are the only absolute ones."""
     nbformat.validate(notebook)
     for cell in notebook.cells:
         assert cell.get("outputs", []) == []
         assert cell.get("execution_count") is None
         absolute = re.findall(r"(?<![\w.:/}<])/[a-z]\w*", cell.source)
-        assert set(absolute) <= {"/content", "/dev"} | ({"/transcribe"} if "api_name" in cell.source else set()), cell
+        assert set(absolute) <= {"/content", "/dev", "/proc"} | ({"/transcribe"} if "api_name" in cell.source else set()), cell
 
 
 def test_it_offers_sizes_that_there_are(notebook):
@@ -132,7 +132,7 @@ def test_it_runs_to_its_end(notebook, terse_model_dir, tmp_path):
     env = environment() | {"SUSSURRO_SMALL": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": REPOSITORY}}).execute(env=env)
     said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "Whisper tiny, 2 windows a step in 2 part(s)" in said  # 2 GB hold the logits of one
+    assert "Whisper tiny, 2 windows a step in 1 part(s)" in said
     assert "equals PyTorch: logits differ" in said
     assert re.search(r"^said:  \w.*\nheard: ", said, re.MULTILINE)
     kinds = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
