@@ -36,7 +36,9 @@ def test_it_is_stored_without_outputs_and_without_anybodys_paths(notebook):
         assert cell.get("outputs", []) == []
         assert cell.get("execution_count") is None
         absolute = re.findall(r"(?<![\w.:/}<])/[a-z]\w*", cell.source)
-        assert set(absolute) <= {"/content", "/dev", "/proc"} | ({"/transcribe"} if "api_name" in cell.source else set()), cell
+        assert set(absolute) <= {"/content", "/dev", "/proc"} | (
+            {"/transcribe"} if "api_name" in cell.source else set()
+        ), cell
 
 
 def test_it_offers_sizes_that_there_are(notebook):
