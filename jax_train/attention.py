@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-CUDNN_COMPUTE_CAPABILITY = 8.0  # Ampere; older GPUs have no fused attention
+from jax_train.precision import fuses_attention
+
 CUDNN_HEAD_SIZES = range(8, 129, 8)  # what its kernels are made for
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
 
@@ -50,13 +51,8 @@ def attend_counted(
 
 
 def _has_cudnn(q_BLHK: Array) -> bool:
-    """Whether cuDNN's fused attention takes these queries: an NVIDIA GPU's, in half precision, of a size it knows."""
-    device = jax.devices()[0]
-    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
-        return False
-    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
-    fits = q_BLHK.shape[-1] in CUDNN_HEAD_SIZES
-    return half and fits and float(device.compute_capability) >= CUDNN_COMPUTE_CAPABILITY
+    """Whether cuDNN's fused attention takes these queries."""
+    return q_BLHK.shape[-1] in CUDNN_HEAD_SIZES and fuses_attention(jax.devices()[0], q_BLHK.dtype.name)
 
 
 def _one_by_one() -> bool:

@@ -30,7 +30,7 @@ def suited(device: Any) -> Type:
     return "bfloat16" if compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY else "float16"
 
 
-def fuses_attention(device: Any, dtype: Type) -> bool:
+def fuses_attention(device: Any, dtype: str) -> bool:
     """Whether a device has one kernel for attention in a type, so that all of a layer's scores never exist."""
     return dtype != "float32" and compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY
 
