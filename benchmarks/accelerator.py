@@ -1,7 +1,7 @@
 """What only a GPU or TPU can show of the trainer, in one command that ends in time: for machines lent by the minute.
 
 One after another, each in a process of its own, until the minutes are used up: a training step of ours, packed and
-padded, beside PyTorch's in bfloat16 at several sizes and batches, and the input pipeline, which has to be faster than
+padded, beside PyTorch's in bfloat16, steps of larger models alone, and the input pipeline, which has to be faster than
 the fastest of them. What each printed is kept in a file that is complete after every one of them.
 
     make bench-accelerator [ARGS="--minutes 8"]
@@ -23,14 +23,16 @@ from jax_train.runlog import write_json
 
 HALF = "--compute-dtype bfloat16 --turns 1 --steps 8"
 WORTH_MOST_FIRST = (
-    f"train --model small --batch-size 16 {HALF}",
-    f"train --model small --batch-size 64 --arms packed {HALF}",
-    f"train --model medium --batch-size 16 --arms packed {HALF} --remat",
-    f"train --model tiny --batch-size 32 {HALF}",
+    f"train --model small --batch-size 64 {HALF}",
+    "step --model small --batch-size 128",
+    "step --model medium --batch-size 48",
+    "step --model large-v3-turbo --batch-size 32",
+    f"train --model tiny --batch-size 64 {HALF}",
     "input --clips 4000 --workers 0 2 4 --seconds 5",
-    f"train --model small --batch-size 128 --arms packed {HALF} --remat",
-    f"train --model large-v3-turbo --batch-size 16 --arms packed {HALF} --remat",
-    f"train --model medium --batch-size 16 --arms padded peer {HALF}",
+    "step --model small --batch-size 64 --kernels 30",
+    f"train --model small --batch-size 16 {HALF}",
+    f"train --model medium --batch-size 16 {HALF}",
+    "step --model large-v3 --batch-size 16 --remat feed_forward",
 )
 
 

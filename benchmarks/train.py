@@ -38,12 +38,13 @@ from benchmarks.train_peer import peer_steps
 from data.errors import command
 from data.log_mel import N_FRAMES
 from data.records import Shards
-from jax_train.batches import Ahead, Windows, batches, plan_run
+from jax_train.batches import Ahead, RunPlan, Windows, batches, plan_run
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig, compilation_cache
+from jax_train.layers import Remat
 from jax_train.model import Whisper
 from jax_train.optimizer import make_optimizer
 from jax_train.sharding import data_mesh
-from jax_train.step import Metrics, make_train_step
+from jax_train.step import Metrics, TrainState, make_train_step
 from jax_train.train import initial_state, overlaps
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12, "v5 lite": 197e12, "v6 lite": 918e12}
@@ -59,9 +60,9 @@ class TrainBenchmark:
     """Published size; random weights."""
     batch_size: int = 8
     """Windows a step, of each arm."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
-    """Ours: recompute activations."""
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    remat: Remat = "none"
+    """Ours: what is computed again in the backward pass."""
     clips: int = 1000
     """Generated clips, 43 kB each."""
     steps: int = 3
@@ -99,7 +100,7 @@ def peak_flops() -> tuple[str, float | None]:
     return f"{kind}, by BLAS", 2 * 2048**3 / min(times)
 
 
-def random_model(config: WhisperConfig, dtype: str, remat: bool) -> Whisper:
+def random_model(config: WhisperConfig, dtype: str, remat: Remat) -> Whisper:
     """A model of random weights, quickly."""
     from flax import nnx
 
@@ -111,14 +112,16 @@ def random_model(config: WhisperConfig, dtype: str, remat: bool) -> Whisper:
     return nnx.merge(graph, filled)
 
 
-def our_steps(config: TrainBenchmark, shards: Shards, windows: Literal["packed", "padded"]) -> dict[str, Any]:
-    """Our train step over this process's devices, input pipeline included."""
+def prepare(
+    config: TrainBenchmark, shards: Shards, windows: Literal["packed", "padded"], steps: int
+) -> tuple[Any, TrainState, Ahead, RunPlan]:
+    """Our step, its state over this process's devices, the batches of so many steps, and their plan."""
     settings = TrainConfig(
         shards=Path(),
         run=Path(),
         batch_size=config.batch_size,
         windows=windows,
-        steps=config.steps + 1,
+        steps=steps,
         compute_dtype=config.compute_dtype,
         remat=config.remat,
     )
@@ -127,9 +130,14 @@ def our_steps(config: TrainBenchmark, shards: Shards, windows: Literal["packed",
     optimizer = make_optimizer(settings, lambda _: jax.numpy.float32(1e-5))
     model = random_model(PUBLISHED[config.model], config.compute_dtype, config.remat)
     state, build = initial_state(model, optimizer, mesh, settings)
-    del model
     step = make_train_step(build, optimizer, mesh, settings)
-    ahead, overlapping = Ahead(batches(Windows(shards, plan, PROMPT)), mesh), overlaps(settings)
+    return step, state, Ahead(batches(Windows(shards, plan, PROMPT)), mesh), plan
+
+
+def our_steps(config: TrainBenchmark, shards: Shards, windows: Literal["packed", "padded"]) -> dict[str, Any]:
+    """Our train step over this process's devices, input pipeline included."""
+    step, state, ahead, plan = prepare(config, shards, windows, config.steps + 1)
+    overlapping = overlaps(TrainConfig(Path(), Path()))
     given: list[Metrics] = []
     ends, tokens, speech, losses = [time.perf_counter()], [], [], []
     for number in range(config.steps + 1):

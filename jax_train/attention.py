@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jax_train.precision import fuses_attention
+from jax_train.precision import has_kernels
 
 CUDNN_HEAD_SIZES = range(8, 129, 8)  # what its kernels are made for
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
@@ -52,7 +52,7 @@ def attend_counted(
 
 def _has_cudnn(q_BLHK: Array) -> bool:
     """Whether cuDNN's fused attention takes these queries."""
-    return q_BLHK.shape[-1] in CUDNN_HEAD_SIZES and fuses_attention(jax.devices()[0], q_BLHK.dtype.name)
+    return q_BLHK.shape[-1] in CUDNN_HEAD_SIZES and has_kernels(jax.devices()[0], q_BLHK.dtype.name)
 
 
 def _one_by_one() -> bool:

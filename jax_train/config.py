@@ -227,8 +227,8 @@ class TrainConfig:
     TPUs and GPUs that have it, float16 on other GPUs, float32 on CPUs."""
     deterministic: bool = False
     """On a GPU, the same bits every time: slower operations in place of those that add up in whatever order comes."""
-    remat: bool = False
-    """Compute each layer's activations again in the backward pass: a third more time, a fraction of the memory."""
+    remat: Literal["auto", "none", "feed_forward", "layers"] = "auto"
+    """What of a layer the backward pass computes again rather than keeps; auto: the least with which a step fits."""
     fsdp: int = 1
     """Devices that share one copy of parameters and optimizer state; 1: each has its own."""
     coordinator: str = ""

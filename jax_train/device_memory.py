@@ -7,13 +7,16 @@ and gradients do not. Both come from the compiled step's own plan where there is
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import jax
 
 from data.errors import UserError
-from jax_train.config import TrainConfig
+from jax_train.config import TrainConfig, WhisperConfig
+from jax_train.layers import Remat
+from jax_train.memory_plan import memory_plan
 from jax_train.optimizer import trained
+from jax_train.precision import has_kernels
 
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 GIGABYTE = 1e9
@@ -81,6 +84,33 @@ def no_room_for_evaluation(config: TrainConfig) -> str:
     return f"{head}; give --eval-batch-size {size // 2}: the same command continues from the newest checkpoint"
 
 
+def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> Remat:
+    """What `--remat` says; for auto the least with which a device's windows of `tokens` labels fit it on paper."""
+    if config.remat != "auto":
+        return config.remat
+    room = _room()
+    if room is None:
+        return "none"
+    device, lora = jax.local_devices()[0], config.lora if config.lora.rank else None
+    assert config.compute_dtype != "auto", "decided before"
+    for remat in get_args(Remat):
+        plan = memory_plan(
+            model,
+            lora=lora,
+            batch_size=config.batch_size // jax.device_count() // config.gradient_accumulation_steps,
+            tokens=tokens,
+            weights_dtype=lora.frozen_dtype if lora else "float32",
+            compute_dtype=config.compute_dtype,
+            remat=remat,
+            fused_attention=has_kernels(device, config.compute_dtype),
+        )
+        if plan.total <= room:
+            break
+    if remat != "none":
+        print(f"--remat {remat}: with less the step would not fit {room / GIGABYTE:.1f} GB, on paper")
+    return remat
+
+
 def _room() -> int | None:
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
@@ -98,7 +128,7 @@ def too_small(config: TrainConfig, train_step: Any, state: Any, batch: Any) -> s
     fitting, needed = fitting_windows(train_step, state, batch, windows, _room(), constant)
     needs = f", the step needs {needed / GIGABYTE:.1f} GB" if needed else ""
     head = f"--batch-size {config.batch_size} does not fit: each device has {_room_said()}{needs}"
-    tail = "--ema-decay 0 and --optimizer adafactor save memory too"
+    tail = "--ema-decay 0, --optimizer adafactor and --remat layers save memory too"
     if windows == 1 or fitting == 0:
         return f"{head}; even one window at a time is too much: take a smaller model or larger devices; {tail}"
     fitting = fitting or windows // 2

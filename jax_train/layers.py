@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,52 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which Whisper was trained with
+from jax_train.ops import add_bias, bias_gelu, layer_norm
+
 INITIAL_STDDEV = 0.02  # Hugging Face's init_std
 
 
-class LeanLayerNorm(nnx.LayerNorm):
-    """A layer norm whose backward pass keeps nothing but its input: computing it again costs less than reading it."""
+class LayerNorm(nnx.LayerNorm):
+    """A layer norm over the last axis."""
 
-    def __call__(self, x: Array, **options: Any) -> Array:
+    def __call__(self, x: Array) -> Array:
         """The input with mean 0 and variance 1 along its last axis, scaled and shifted."""
-        normed: Array = jax.checkpoint(lambda x: super(LeanLayerNorm, self).__call__(x, **options))(x)
-        return normed
+        return self.beside(x)[1]
+
+    def beside(self, x: Array) -> tuple[Array, Array]:
+        """The input, for a layer to add its branch to, and its layer norm."""
+        both: tuple[Array, Array] = layer_norm(x, self.scale[...], self.bias[...])
+        return both
+
+
+class Linear(nnx.Linear):
+    """A matrix and a bias, computing in the layer's type."""
+
+    def __call__(self, x: Array) -> Array:
+        """The input times the matrix, plus the bias."""
+        return self._product(x) if self.bias is None else add_bias(self._product(x), self.bias[...])
+
+    def gelu(self, x: Array) -> Array:
+        """GELU of that."""
+        return bias_gelu(self._product(x), self.bias[...])
+
+    def _product(self, x: Array) -> Array:
+        return jnp.matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+
+
+class Conv(nnx.Conv):
+    """A convolution along the one axis there is, computing in the layer's type."""
+
+    def gelu(self, x: Array) -> Array:
+        """GELU of the input (B, F, channels) convolved, plus the bias."""
+        product = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            self.kernel[...].astype(self.dtype),
+            (self.strides,),
+            self.padding,
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
+        return bias_gelu(product, self.bias[...])
 
 
 class Table(nnx.Embed):
@@ -29,6 +64,10 @@ class Table(nnx.Embed):
     def __call__(self, inputs: Array) -> Array:
         """The vectors of these rows."""
         return jnp.take(self.embedding[...], inputs, axis=0).astype(self.dtype)
+
+
+Remat = Literal["none", "feed_forward", "layers"]
+"""What the backward pass computes again, of each layer: nothing, its feed-forward half, all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,29 +79,21 @@ class Layers:
 
     dtype: DTypeLike
     rngs: nnx.Rngs | None
-    remat: bool = False
+    remat: Remat = "none"
 
-    def linear(self, n_in: int, n_out: int, use_bias: bool = True) -> nnx.Linear:
+    def linear(self, n_in: int, n_out: int, use_bias: bool = True) -> Linear:
         """A matrix and a bias."""
-        return nnx.Linear(n_in, n_out, use_bias=use_bias, **self._weights())
+        return Linear(n_in, n_out, use_bias=use_bias, **self._weights())
 
-    def conv(self, n_in: int, n_out: int, stride: int) -> nnx.Conv:
+    def conv(self, n_in: int, n_out: int, stride: int) -> Conv:
         """A convolution three frames wide."""
-        return nnx.Conv(n_in, n_out, (3,), strides=stride, padding=((1, 1),), **self._weights())
+        return Conv(n_in, n_out, (3,), strides=stride, padding=((1, 1),), **self._weights())
 
-    def norm(self, d_model: int) -> nnx.LayerNorm:
-        """A layer norm; its fast variance, E[x²] − E[x]², would lose the digits that parity with PyTorch needs."""
+    def norm(self, d_model: int) -> LayerNorm:
+        """A layer norm."""
         ones = self._or_shape(nnx.initializers.ones_init())
         zeros = self._or_shape(nnx.initializers.zeros_init())
-        return LeanLayerNorm(
-            d_model,
-            epsilon=LAYER_NORM_EPSILON,
-            use_fast_variance=False,
-            dtype=self.dtype,
-            scale_init=ones,
-            bias_init=zeros,
-            rngs=self.rngs or nnx.Rngs(0),
-        )
+        return LayerNorm(d_model, scale_init=ones, bias_init=zeros, rngs=self.rngs or nnx.Rngs(0))
 
     def embed(self, count: int, d_model: int) -> Table:
         """A table of vectors."""

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from jax_train.windows import IGNORE
 
-CHUNKS = {"cpu": 256, "gpu": 1024, "tpu": 1024}
-"""Tokens of a chunk: 53 MB of float32 logits on a CPU. Elsewhere four times that, as each chunk reads and writes the
+CHUNKS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+"""Tokens of a chunk: 53 MB of float32 logits on a CPU. Elsewhere eight times that, as each chunk reads and writes the
 whole embedding's gradient, for which a fast device would wait."""
 
 

@@ -17,6 +17,7 @@ import tyro
 
 from data.errors import UserError, command
 from jax_train.config import PUBLISHED, Lora, WhisperConfig
+from jax_train.layers import Remat
 from jax_train.lora import adapted_layers
 from jax_train.loss import CHUNKS
 from jax_train.model import Params, Whisper, functional
@@ -72,14 +73,14 @@ def memory_plan(
     tokens: int = 448,
     weights_dtype: Type = "float32",
     compute_dtype: Type = "float32",
-    remat: bool = False,
+    remat: Remat = "none",
     fused_attention: bool = False,
 ) -> MemoryPlan:
     """The plan for `batch_size` windows of `tokens` label tokens on one device.
 
     With `lora` the weights are frozen and may be stored in `weights_dtype`; else all are trained, in float32. With
-    `remat` a layer keeps its input alone. `fused_attention`, as `precision.fuses_attention` says of a device, makes no
-    scores. Raises `UserError` for a LoRA target that matches nothing.
+    `remat` a layer keeps less, as `layers.Remat` says. `fused_attention`, as `precision.has_kernels` says of a device,
+    makes no scores. Raises `UserError` for a LoRA target that matches nothing.
     """
     if lora is None and weights_dtype != "float32":
         raise UserError(f"weights in {weights_dtype}: only frozen ones; a whole model is trained in float32")
@@ -117,7 +118,7 @@ def adapter_numbers(params: Params, layers: list[str], rank: int) -> int:
     return sum(rank * sum(params[f"{path}.kernel"].shape) for path in layers)
 
 
-def activation_bytes(config: WhisperConfig, tokens: int, is_lora: bool, computed: int, remat: bool) -> int:
+def activation_bytes(config: WhisperConfig, tokens: int, is_lora: bool, computed: int, remat: Remat) -> int:
     """Bytes that one window's forward pass keeps, counted in what JAX saves for the backward pass of these layers.
 
     All in the compute type of `computed` bytes; GELU and layer norms keep their input alone. Frozen matrices need no
@@ -129,7 +130,11 @@ def activation_bytes(config: WhisperConfig, tokens: int, is_lora: bool, computed
     decoder_layer = tokens * (d * (11 if is_lora else 14) + ffn * config.decoder_ffn_dim) * computed
     decoder_layer += 2 * s * d * computed  # keys and values of the encoder's positions
     ends = (1 if is_lora else 7) * s * d * computed  # convolutions: two arrays of 2 S frames; the last layer norm
-    if remat:
+    if remat == "feed_forward":  # its input alone, and one layer's while it is computed again
+        rest = ((0 if is_lora else d) + ffn * config.encoder_ffn_dim) * computed
+        kept = config.encoder_layers * s * rest + config.decoder_layers * tokens * rest
+        return activation_bytes(config, tokens, is_lora, computed, "none") - kept + s * rest
+    if remat == "layers":
         inputs = (config.encoder_layers * s + config.decoder_layers * tokens) * d * computed
         return ends + inputs + max(encoder_layer, decoder_layer)
     return ends + config.encoder_layers * encoder_layer + config.decoder_layers * decoder_layer
@@ -159,8 +164,8 @@ class PlanConfig:
     """Memory of the card in 10⁹ bytes; a T4 has 16."""
     batch_size: int = 1
     """30 s windows on the device."""
-    remat: bool = False
-    """Layers keep their input alone and are computed again for the backward pass."""
+    remat: Remat = "none"
+    """What of each layer is computed again for the backward pass."""
     compute_dtype: Type = "float16"
     """Type of activations and matrix products: float16 on a T4, which has no bfloat16."""
     frozen_dtype: Type | None = None
@@ -186,7 +191,8 @@ class PlanConfig:
         """What the train command is to be told, so that it keeps to the plan."""
         kept = self.frozen_dtype or self.compute_dtype
         lora = f"--lora.rank {self.rank} --lora.targets {' '.join(self.targets)} --lora.frozen-dtype {kept} "
-        return f"{lora if self.rank else ''}--compute-dtype {self.compute_dtype}{' --remat' if self.remat else ''}"
+        remat = f" --remat {self.remat}" if self.remat != "none" else ""
+        return f"{lora if self.rank else ''}--compute-dtype {self.compute_dtype}{remat}"
 
 
 def largest_batch(config: PlanConfig) -> int:

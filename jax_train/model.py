@@ -16,9 +16,8 @@ from jaxtyping import Array, Float, Int
 from jax_train.attention import attend
 from jax_train.config import WhisperConfig
 from jax_train.dropout import Dropout
-from jax_train.layers import Layers
+from jax_train.layers import Layers, Remat
 
-ROOT_OF_HALF = np.float32(0.5**0.5)
 KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
 
 
@@ -76,13 +75,14 @@ class EncoderLayer(nnx.Module):
     def __init__(self, config: WhisperConfig, build: Layers) -> None:
         self.self_attn = Attention(config.d_model, config.encoder_attention_heads, build)
         self.self_attn_layer_norm = build.norm(config.d_model)
+        self.remat = build.remat
         self.fc1 = build.linear(config.d_model, config.encoder_ffn_dim)
         self.fc2 = build.linear(config.encoder_ffn_dim, config.d_model)
         self.final_layer_norm = build.norm(config.d_model)
 
     def __call__(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
         """The stream after this layer."""
-        normed_BSD = self.self_attn_layer_norm(x_BSD)
+        x_BSD, normed_BSD = self.self_attn_layer_norm.beside(x_BSD)
         return self.feed_forward(x_BSD + self.self_attn(normed_BSD, normed_BSD, dropout=dropout), dropout)
 
     def feed_forward(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
@@ -98,6 +98,7 @@ class DecoderLayer(nnx.Module):
         self.self_attn_layer_norm = build.norm(config.d_model)
         self.encoder_attn = Attention(config.d_model, config.decoder_attention_heads, build)
         self.encoder_attn_layer_norm = build.norm(config.d_model)
+        self.remat = build.remat
         self.fc1 = build.linear(config.d_model, config.decoder_ffn_dim)
         self.fc2 = build.linear(config.decoder_ffn_dim, config.d_model)
         self.final_layer_norm = build.norm(config.d_model)
@@ -106,9 +107,10 @@ class DecoderLayer(nnx.Module):
         self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
     ) -> Float[Array, "B L D"]:
         """The stream after this layer, given the encoder's hidden states."""
-        normed_BLD = self.self_attn_layer_norm(x_BLD)
+        x_BLD, normed_BLD = self.self_attn_layer_norm.beside(x_BLD)
         x_BLD = x_BLD + self.self_attn(normed_BLD, normed_BLD, is_causal=True, dropout=dropout)
-        x_BLD = x_BLD + self.encoder_attn(self.encoder_attn_layer_norm(x_BLD), hidden_BSD, dropout=dropout)
+        x_BLD, normed_BLD = self.encoder_attn_layer_norm.beside(x_BLD)
+        x_BLD = x_BLD + self.encoder_attn(normed_BLD, hidden_BSD, dropout=dropout)
         return self.feed_forward(x_BLD, dropout)
 
     def feed_forward(self, x_BLD: Float[Array, "B L D"], dropout: Dropout | None = None) -> Float[Array, "B L D"]:
@@ -140,12 +142,12 @@ class Encoder(nnx.Module):
         positions_SD = self.embed_positions.embedding[...]
         x_BSD = _hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout)
         for layer in self.layers:
-            x_BSD = _run(self.remat, lambda x_BSD, layer=layer: layer(x_BSD, dropout), x_BSD)
+            x_BSD = _run(self.remat == "layers", lambda x_BSD, layer=layer: layer(x_BSD, dropout), x_BSD)
         return self.layer_norm(x_BSD)
 
     def convolved(self, log_mel_BFM: Float[Array, "B F M"]) -> Float[Array, "B S D"]:
         """What the layers start from, before positions are added."""
-        return _gelu(self.conv2(_gelu(self.conv1(log_mel_BFM))))
+        return self.conv2.gelu(self.conv1.gelu(log_mel_BFM))
 
 
 class Decoder(nnx.Module):
@@ -168,9 +170,8 @@ class Decoder(nnx.Module):
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
         x_BLD = _hidden(self.embed(tokens_BL), dropout)
         for layer in self.layers:
-            x_BLD = _run(
-                self.remat, lambda x_BLD, hidden_BSD, layer=layer: layer(x_BLD, hidden_BSD, dropout), x_BLD, hidden_BSD
-            )
+            once = lambda x_BLD, hidden_BSD, layer=layer: layer(x_BLD, hidden_BSD, dropout)  # noqa: E731
+            x_BLD = _run(self.remat == "layers", once, x_BLD, hidden_BSD)
         return self.layer_norm(x_BLD)
 
     def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
@@ -181,8 +182,8 @@ class Decoder(nnx.Module):
 class Whisper(nnx.Module):
     """Whisper with random weights, or without `rngs` with shapes in their place, for `weights.load_model` to fill.
 
-    Activations are computed in `dtype`, parameters are float32. With `remat` a layer's activations are not kept for the
-    backward pass but computed again in it.
+    Activations are computed in `dtype`, parameters are float32. What `remat` names is not kept for the backward pass
+    but computed again in it.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class Whisper(nnx.Module):
         config: WhisperConfig,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs | None = None,
-        remat: bool = False,
+        remat: Remat = "none",
     ) -> None:
         self.config = config
         build = Layers(dtype, rngs, remat)
@@ -204,37 +205,8 @@ class Whisper(nnx.Module):
         return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM, dropout), dropout))
 
 
-@jax.custom_vjp
-def _gelu(x: Array) -> Array:
-    """Exact GELU, of which the backward pass keeps nothing but `x`: computing it again costs less than reading it.
-
-    As PyTorch's it is x · Φ(x) by `erf`, in float32 whatever the type: in bfloat16 the sum would lose most negative
-    values. JAX's own takes an exponential more, and in JAX 0.12 its derivative does not compile within `shard_map`.
-    """
-    wide = x.astype(jnp.float32)
-    return (wide * _normal_cdf(wide)).astype(x.dtype)
-
-
-def _normal_cdf(x: Array) -> Array:
-    return 0.5 * (1.0 + jax.lax.erf(x * ROOT_OF_HALF))
-
-
-def _gelu_forward(x: Array) -> tuple[Array, Array]:
-    return _gelu(x), x
-
-
-def _gelu_backward(x: Array, grad: Array) -> tuple[Array]:
-    wide = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * wide * wide) * (ROOT_OF_HALF / np.float32(np.pi**0.5))
-    grad_x = (_normal_cdf(wide) + wide * density) * grad.astype(jnp.float32)
-    return (grad_x.astype(x.dtype),)
-
-
-_gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-def _run(remat: bool, layer: Callable[..., Array], *inputs: Array) -> Array:
-    output: Array = (jax.checkpoint(layer) if remat else layer)(*inputs)
+def _run(again: bool, part: Callable[..., Array], *inputs: Array) -> Array:
+    output: Array = (jax.checkpoint(part) if again else part)(*inputs)
     return output
 
 
@@ -243,8 +215,12 @@ def _hidden(x: Array, dropout: Dropout | None) -> Array:
 
 
 def _feed_forward(layer: EncoderLayer | DecoderLayer, x: Array, dropout: Dropout | None) -> Array:
-    inner = _gelu(layer.fc1(layer.final_layer_norm(x)))
-    return x + _hidden(layer.fc2(dropout.activation(inner) if dropout else inner), dropout)
+    def added(x: Array) -> Array:
+        x, normed = layer.final_layer_norm.beside(x)
+        inner = layer.fc1.gelu(normed)
+        return x + _hidden(layer.fc2(dropout.activation(inner) if dropout else inner), dropout)
+
+    return _run(layer.remat == "feed_forward", added, x)
 
 
 def _within_float16(x: Array) -> Array:

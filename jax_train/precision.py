@@ -30,8 +30,9 @@ def suited(device: Any) -> Type:
     return "bfloat16" if compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY else "float16"
 
 
-def fuses_attention(device: Any, dtype: str) -> bool:
-    """Whether a device has one kernel for attention in a type, so that all of a layer's scores never exist."""
+def has_kernels(device: Any, dtype: str) -> bool:
+    """Whether a device has kernels of its own in a type: cuDNN's attention, which never makes a layer's scores, and
+    those of `kernels.py`."""
     return dtype != "float32" and compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY
 
 

@@ -27,6 +27,8 @@ from jax_train.spec_augment import spec_augment, speech_frames, window_keys
 from jax_train.windows import Window
 
 ZERO_FLOOR = -1.5  # log-mel of silence: log10(1e-10) in Whisper's units
+COMPILER_OPTIONS: dict[str, dict[str, bool | str]] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+"""By backend. With cuBLAS alone for products, they add biases and residuals themselves, which Triton's do not."""
 STEPS_PER_UNIT = 127.5  # of the 8-bit log-mel, see data.log_mel.quantize
 
 
@@ -126,7 +128,7 @@ def make_train_step(
         after = after._replace(step=state.step + 1)
         return jax.lax.with_sharding_constraint(after, shardings(after, mesh)), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=COMPILER_OPTIONS.get(jax.default_backend()))
 
 
 def sums_of_windows(

@@ -26,7 +26,7 @@ from jax_train import batches as data_batches
 from jax_train.accounting import Accounting, Given
 from jax_train.checkpoints import Checkpoints
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
-from jax_train.device_memory import evaluation_advice, memory_advice, state_advice
+from jax_train.device_memory import evaluation_advice, memory_advice, remat_that_fits, state_advice
 from jax_train.evaluation import Evaluation
 from jax_train.lora import adapted
 from jax_train.lora import summary as lora_summary
@@ -80,8 +80,9 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
             f"MODEL={config.model}"
         )
+    remat = remat_that_fits(config, WhisperConfig.from_folder(folder), plan.label_length)
     with state_advice(config):
-        model = load_model(folder, jnp.dtype(config.compute_dtype), config.attention_heads, config.remat)
+        model = load_model(folder, jnp.dtype(config.compute_dtype), config.attention_heads, remat)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from data.errors import UserError
 from jax_train.config import WhisperConfig
+from jax_train.layers import Remat
 from jax_train.model import Whisper
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
@@ -58,7 +59,7 @@ def read_safetensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def load_model(folder: Path, dtype: DTypeLike = jnp.float32, heads: int = 0, remat: bool = False) -> Whisper:
+def load_model(folder: Path, dtype: DTypeLike = jnp.float32, heads: int = 0, remat: Remat = "none") -> Whisper:
     """Whisper with the folder's weights in float32, computing in `dtype`; its attention in `heads`, if not 0.
 
     `remat` as the model's.

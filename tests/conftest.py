@@ -1,10 +1,15 @@
-"""Shared fixtures: strict JAX, the sample corpus, real Whisper base, and a small Whisper with its shards."""
+"""Shared fixtures: strict JAX, the sample corpus, real Whisper base, and a small Whisper with its shards.
+
+Servers and browsers are imported where they are asked for: a GPU's machine that has pytest and the libraries of
+training can run the tests of numerics.
+"""
 
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Eight devices on few cores: XLA's thread pool must be larger than the device count, or queued steps deadlock.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -14,8 +19,6 @@ import jax
 import pytest
 import tyro
 from flax import nnx
-from moto.server import ThreadedMotoServer
-from playwright.sync_api import Browser, sync_playwright
 from safetensors.numpy import load_file, save_file
 from upath import UPath
 
@@ -28,6 +31,9 @@ from jax_train.presets import from_command_line
 from jax_train.pretrained import fetch_base
 from jax_train.train import train
 from jax_train.weights import to_torch_tensors
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 THOROUGH = os.environ.get("THOROUGH") == "1"
@@ -64,6 +70,8 @@ def base_model_dir() -> Path:
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[UPath]:
     """An object store that speaks S3, for this process and those it starts: `s3://sussurro`."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -139,7 +147,7 @@ def commands_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
     """Debian's Chromium, or another; a machine without one skips, unless REQUIRE_CHROMIUM=1 forbids that."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
@@ -147,6 +155,8 @@ def browser() -> Iterator[Browser]:
         pytest.fail("no Chromium found and REQUIRE_CHROMIUM=1: apt-get install chromium")
     if path is None:
         pytest.skip("no Chromium found: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
         browser = playwright.chromium.launch(executable_path=path, args=flags)

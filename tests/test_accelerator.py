@@ -42,6 +42,9 @@ def as_on_a_gpu(monkeypatch):
     hopper = SimpleNamespace(platform="gpu", compute_capability="9.0")
     monkeypatch.setattr("jax_train.attention.jax", SimpleNamespace(**vars(jax) | {"devices": lambda: [hopper]}))
     monkeypatch.setattr("jax_train.attention._one_by_one", lambda: False)
+    monkeypatch.setattr("jax_train.ops.jax", SimpleNamespace(**vars(jax) | {"devices": lambda: [hopper]}))
+    monkeypatch.setattr("jax_train.ops.LARGE", 4 * 1500 * 128)  # an encoder layer's, here
+    monkeypatch.setattr("jax_train.kernels._interpreted", lambda: False)
     monkeypatch.setattr("jax_train.loss.default_chunk", lambda: 1024)
 
 
@@ -75,6 +78,13 @@ def test_a_gpu_in_bfloat16_has_fused_attention_and_multiplies_in_bfloat16():
     products = re.findall(r"stablehlo\.(?:dot_general|convolution).*: \((tensor<[^>]*>), (tensor<[^>]*>)\)", program)
     assert len(products) > 40
     assert all(shape.endswith("xbf16>") for pair in products for shape in pair)
+    kernels = collections.Counter(re.findall(r"@__gpu\$xla.gpu.triton.*? name = \"(\w+)\"", program))
+    assert kernels == {
+        "layer_norm": 2 * LAYERS + 1,
+        "layer_norm_backward": 2 * LAYERS + 1,
+        "biased": LAYERS + 2,
+        "biased_backward": LAYERS + 2,
+    }  # the encoder's; of the decoder's few positions here XLA makes kernels
     looked_up = re.findall(r'"stablehlo\.scatter".*?\}\) : \((tensor<1000x128x\w+>)', program, re.DOTALL)
     assert looked_up  # the embedding's gradient, which adds up what every token of the batch asks for
     assert set(looked_up) == {"tensor<1000x128xf32>"}

@@ -11,12 +11,13 @@ import pytest
 
 import jax_train.train
 from data.errors import UserError
-from jax_train.config import Lora, TrainConfig
+from jax_train.config import PUBLISHED, Lora, TrainConfig
 from jax_train.device_memory import (
     constant_bytes,
     evaluation_advice,
     no_room_for_evaluation,
     no_room_for_state,
+    remat_that_fits,
     state_advice,
     too_small,
 )
@@ -83,6 +84,29 @@ def test_too_small_a_device_is_told_which_batch_would_fit(config, monkeypatch, r
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(room)])
     config = dataclasses.replace(config, batch_size=8 * windows)
     assert re.search(said, too_small(config, Plan(windows), state_of(500_000_000), None))
+
+
+@pytest.mark.parametrize(
+    ("room", "kernels", "remat"),
+    [
+        (80e9, True, "none"),
+        (33e9, True, "feed_forward"),
+        (33e9, False, "layers"),
+        (9e9, True, "layers"),
+        (None, True, "none"),
+    ],
+)
+def test_as_much_is_computed_again_as_the_device_asks_for(config, monkeypatch, capsys, room, kernels, remat):
+    """Whisper small, 64 windows in bfloat16: 43 GB on paper, 27 without the feed-forward halves, 11 without the layers.
+
+    Without a kernel for attention its scores are 28 GB more.
+    """
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(room)])
+    monkeypatch.setattr("jax_train.device_memory.has_kernels", lambda *_: kernels)
+    config = dataclasses.replace(config, batch_size=64 * jax.device_count(), compute_dtype="bfloat16")
+    assert remat_that_fits(config, PUBLISHED["small"], 96) == remat
+    assert (f"--remat {remat}: " in capsys.readouterr().out) == (remat != "none")
+    assert remat_that_fits(dataclasses.replace(config, remat="none"), PUBLISHED["small"], 96) == "none"
 
 
 def lying(state: TrainState, fsdp: int) -> TrainState:

@@ -16,7 +16,7 @@ from jax_train.config import PUBLISHED, TrainConfig
 from jax_train.export import ExportConfig, export
 from jax_train.memory_plan import memory_plan
 from jax_train.model import functional
-from jax_train.precision import decided, fuses_attention, suited
+from jax_train.precision import decided, has_kernels, suited
 from jax_train.presets import PRESETS, from_command_line
 from jax_train.train import train
 from jax_train.weights import load_model
@@ -67,8 +67,8 @@ def test_every_preset_fits_the_device_it_names_on_paper(name):
 
 
 def test_a_t4_has_neither_bfloat16_nor_a_kernel_for_attention_and_an_a100_both():
-    assert (suited(T4), fuses_attention(T4, "float16")) == ("float16", False)
-    assert (suited(A100), fuses_attention(A100, "bfloat16"), fuses_attention(A100, "float32")) == (
+    assert (suited(T4), has_kernels(T4, "float16")) == ("float16", False)
+    assert (suited(A100), has_kernels(A100, "bfloat16"), has_kernels(A100, "float32")) == (
         "bfloat16",
         True,
         False,

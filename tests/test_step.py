@@ -39,7 +39,9 @@ def steps(model_dir: Path, config: TrainConfig, devices: int = 2, count: int = 2
     """The states before training and after each step, with the step's loss."""
     mesh = data_mesh(jax.devices()[:devices], config.fsdp)
     optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
-    model = load_model(model_dir, jnp.dtype(config.compute_dtype), remat=config.remat)
+    model = load_model(
+        model_dir, jnp.dtype(config.compute_dtype), remat=config.remat if config.remat != "auto" else "none"
+    )
     state, build = initial_state(model, optimizer, mesh, config)
     step = make_train_step(build, optimizer, mesh, config)
     seen = [(jax.tree.map(np.array, state), np.nan)]  # copies: the step consumes what jax.device_get would look into

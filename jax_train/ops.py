@@ -1,0 +1,156 @@
+"""Layer norm, biases and GELU, with backward passes of our own.
+
+Decision: on a GPU they are a third of a training step, as each reads and writes all activations, and XLA's derivatives
+do so up to five times as often as is needed (figures in docs/performance.md). These keep nothing for the backward pass
+but their input, as computing again costs less than reading more, and add up over positions in float32 whatever the
+type. Large NVIDIA GPUs have kernels for them (`kernels.py`), all other devices the same in plain operations.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jax_train import kernels
+from jax_train.precision import has_kernels
+
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which Whisper was trained with
+ROOT_OF_HALF = np.float32(0.5**0.5)
+DENSITY_AT_0 = np.float32((2 * np.pi) ** -0.5)
+ERFC_P = 0.3275911
+ERFC_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+"""erfc(z) = (a1 t + ... + a5 t^5) exp(-z²), t = 1 / (1 + p z), z >= 0 (Abramowitz and Stegun 7.1.26)."""
+LARGE = 1 << 20
+"""Numbers from which on a kernel pays; a decoder's step has fewer, which XLA does along with what comes before."""
+
+
+@jax.custom_vjp
+def layer_norm(
+    x_BLD: Float[Array, "B L D"], scale_D: Float[Array, "D"], bias_D: Float[Array, "D"]
+) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
+    """`x` itself, and `x` with mean 0 and variance 1 along its last axis, scaled and shifted; in x's type.
+
+    Both, because a layer adds its branch to what it normalizes: their gradients are added up in one pass.
+    """
+    if _on_kernels(x_BLD):
+        normed_RD = kernels.layer_norm(_rows(x_BLD), scale_D, bias_D, LAYER_NORM_EPSILON)
+        return x_BLD, normed_RD.reshape(x_BLD.shape)
+    normed_BLD, _ = _normed(x_BLD.astype(jnp.float32))
+    return x_BLD, (normed_BLD * scale_D[None, None] + bias_D[None, None]).astype(x_BLD.dtype)
+
+
+def _normed(x_BLD: Array) -> tuple[Array, Array]:
+    """Mean 0 and variance 1, and what the deviations were multiplied by.
+
+    Not by E[x²] − E[x]², which would lose the digits that parity with PyTorch needs.
+    """
+    deviation_BLD = x_BLD - x_BLD.mean(-1, keepdims=True)
+    factor_BL1 = jax.lax.rsqrt((deviation_BLD * deviation_BLD).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
+    return deviation_BLD * factor_BL1, factor_BL1
+
+
+def _layer_norm_forward(x_BLD: Array, scale_D: Array, bias_D: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    return layer_norm(x_BLD, scale_D, bias_D), (x_BLD, scale_D)
+
+
+def _layer_norm_backward(kept: tuple[Array, Array], grads: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    (x_BLD, scale_D), (beside_BLD, grad_BLD) = kept, grads
+    if _on_kernels(x_BLD):
+        grad_x_RD, grad_scale_D, grad_bias_D = kernels.layer_norm_backward(
+            _rows(x_BLD), _rows(grad_BLD), _rows(beside_BLD), scale_D, LAYER_NORM_EPSILON
+        )
+        return grad_x_RD.reshape(x_BLD.shape), grad_scale_D, grad_bias_D
+    normed_BLD, factor_BL1 = _normed(_again(x_BLD).astype(jnp.float32))
+    wide_BLD = grad_BLD.astype(jnp.float32)
+    scaled_BLD = wide_BLD * scale_D[None, None]
+    along_BL1 = (scaled_BLD * normed_BLD).mean(-1, keepdims=True)
+    grad_x_BLD = factor_BL1 * (scaled_BLD - scaled_BLD.mean(-1, keepdims=True) - normed_BLD * along_BL1)
+    grad_x_BLD = grad_x_BLD.astype(x_BLD.dtype) + beside_BLD
+    return grad_x_BLD, (wide_BLD * normed_BLD).sum((0, 1)), wide_BLD.sum((0, 1))
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def add_bias(x_BLD: Float[Array, "B L D"], bias_D: Float[Array, "D"]) -> Float[Array, "B L D"]:
+    """`x` plus a float32 bias, in x's type."""
+    return x_BLD + bias_D.astype(x_BLD.dtype)[None, None]
+
+
+def _add_bias_forward(x_BLD: Array, bias_D: Array) -> tuple[Array, None]:
+    return add_bias(x_BLD, bias_D), None
+
+
+def _add_bias_backward(_kept: None, grad_BLD: Array) -> tuple[Array, Array]:
+    return grad_BLD, grad_BLD.astype(jnp.float32).sum((0, 1))
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+@jax.custom_vjp
+def bias_gelu(x_BLD: Float[Array, "B L D"], bias_D: Float[Array, "D"]) -> Float[Array, "B L D"]:
+    """Exact GELU, y · Φ(y), of y = x + a float32 bias, as PyTorch's; computed in float32, in x's type.
+
+    In float32 Φ is by `erf`. In half-precision types it is by an exponential that its derivative has too; that differs
+    by 7e-8 (below x = -3, where Φ is below 0.0014, by up to 0.4 % of Φ), less than these types can hold.
+    """
+    if _on_kernels(x_BLD):
+        return kernels.biased(_rows(x_BLD), bias_D, lambda x: x * _fast_normal(x)[0]).reshape(x_BLD.shape)
+    wide_BLD = x_BLD.astype(jnp.float32) + bias_D[None, None]
+    return (wide_BLD * _normal(wide_BLD, x_BLD.dtype)[0]).astype(x_BLD.dtype)
+
+
+def _normal(x: Array, dtype: jax.typing.DTypeLike) -> tuple[Array, Array]:
+    """The normal distribution's Φ and density, as precisely as a type needs."""
+    if dtype != jnp.float32:
+        return _fast_normal(x)
+    return 0.5 * (1.0 + jax.lax.erf(x * ROOT_OF_HALF)), jnp.exp(-0.5 * x * x) * DENSITY_AT_0
+
+
+def _fast_normal(x: Array) -> tuple[Array, Array]:
+    bell = jnp.exp(-0.5 * x * x)
+    t = 1.0 / (1.0 + float(ERFC_P * ROOT_OF_HALF) * jnp.abs(x))
+    series = ERFC_A[-1] * t
+    for a in reversed(ERFC_A[:-1]):
+        series = (series + a) * t
+    tail = 0.5 * series * bell
+    return jnp.where(x < 0, tail, 1.0 - tail), bell * float(DENSITY_AT_0)
+
+
+def _bias_gelu_forward(x_BLD: Array, bias_D: Array) -> tuple[Array, tuple[Array, Array]]:
+    return bias_gelu(x_BLD, bias_D), (x_BLD, bias_D)
+
+
+def _bias_gelu_backward(kept: tuple[Array, Array], grad_BLD: Array) -> tuple[Array, Array]:
+    x_BLD, bias_D = kept
+    if _on_kernels(x_BLD):
+        grad_x_RD, grad_bias_D = kernels.biased_backward(_rows(x_BLD), bias_D, _rows(grad_BLD), _fast_derivative)
+        return grad_x_RD.reshape(x_BLD.shape), grad_bias_D
+    wide_BLD = _again(x_BLD).astype(jnp.float32) + bias_D[None, None]
+    cdf_BLD, density_BLD = _normal(wide_BLD, x_BLD.dtype)
+    grad_x_BLD = (cdf_BLD + wide_BLD * density_BLD) * grad_BLD.astype(jnp.float32)
+    return grad_x_BLD.astype(x_BLD.dtype), grad_x_BLD.sum((0, 1))
+
+
+def _fast_derivative(x: Array) -> Array:
+    cdf, density = _fast_normal(x)
+    return cdf + x * density
+
+
+bias_gelu.defvjp(_bias_gelu_forward, _bias_gelu_backward)
+
+
+def _again(x: Array) -> Array:
+    """What is kept for the backward pass, which else the compiler would extend by what the forward pass made of it."""
+    kept: Array = jax.lax.optimization_barrier(x)
+    return kept
+
+
+def _rows(x_BLD: Array) -> Array:
+    return x_BLD.reshape(-1, x_BLD.shape[-1])
+
+
+def _on_kernels(x: Array) -> bool:
+    return x.size >= LARGE and has_kernels(jax.devices()[0], x.dtype.name)
