@@ -62,9 +62,11 @@ def layer_norm_backward(
     """Gradients of x, to which `beside` is added, of scale and of bias, given the result's."""
     rows, width = x_RD.shape
     programs, rounds = _shares(rows, LAYER_NORM_BACKWARD.rows, PROGRAMS)
+    columns = pl.next_power_of_2(width)
+    warps = LAYER_NORM_BACKWARD.warps * max(1, columns // 1024)  # as many numbers a thread for a wider model
 
     def kernel(x_ref, grad_ref, beside_ref, scale_ref, out_ref, grad_scale_ref, grad_bias_ref):
-        program, columns = pl.program_id(0), pl.next_power_of_2(width)
+        program = pl.program_id(0)
 
         def one_round(number: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
             place = _places(x_ref.shape, LAYER_NORM_BACKWARD.rows, program * rounds + number, 0, columns)
@@ -86,7 +88,7 @@ def layer_norm_backward(
     out_RD, grad_scale_PD, grad_bias_PD = _call(
         "layer_norm_backward",
         kernel,
-        LAYER_NORM_BACKWARD.warps,
+        warps,
         x_RD,
         grad_RD,
         beside_RD,
