@@ -3,9 +3,13 @@
 Everything else is a bug and keeps its traceback.
 """
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""A disk that is full, or a share of one, or that cannot be written on."""
 
 
 class UserError(Exception):
@@ -13,7 +17,7 @@ class UserError(Exception):
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """`main` that ends a `UserError` as one line on standard error and exit code 2, an interrupt as 130."""
+    """`main` whose `UserError` or full disk is one line on standard error and exit code 2, an interrupt 130."""
 
     @functools.wraps(main)
     def run() -> None:
@@ -21,6 +25,12 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror}; make room and run the same command again", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted: run the same command again to continue", file=sys.stderr)

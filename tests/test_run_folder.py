@@ -1,13 +1,14 @@
 """What may continue a run: what computes the same, on whatever machine; the rest is refused with the difference."""
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from data.errors import UserError
+from data.errors import UserError, command
 from data.records import Shards
 from jax_train.config import PUBLISHED, TrainConfig
 from jax_train.run_folder import SETTINGS, prepare_run
@@ -73,3 +74,21 @@ def test_other_data_under_a_run_is_refused_with_what_changed(config, small_model
     other = shards.manifest | {"seed": 7, "shards": [shard | {"sha256": "0" * 64}]}
     with pytest.raises(UserError, match=r"data\.seed 0 → 7; data\.shards\.train-00000-of-00001\.tfrecord\.sha256 "):
         prepare_run(config, small_model_dir, SimpleNamespace(manifest=other))
+
+
+def test_a_disk_that_is_full_before_the_first_step_is_one_line(config, tmp_path, monkeypatch, capsys):
+    def full(path: Path, _: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    folder = published(tmp_path, "tiny")
+    monkeypatch.setattr("jax_train.run_folder.write_json", full)
+    with pytest.raises(SystemExit) as ended:
+        command(lambda: prepare_run(config, folder, SHARDS))()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"error: {config.run}")
+    assert said.count("\n") == 1
+    assert "No space left on device; make room and run the same command again" in said
+    monkeypatch.undo()
+    prepare_run(config, folder, SHARDS)
+    assert (config.run / SETTINGS).is_file()
