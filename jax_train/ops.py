@@ -36,7 +36,7 @@ def layer_norm(
         normed_RD = kernels.layer_norm(_rows(x_BLD), scale_D, bias_D, LAYER_NORM_EPSILON)
         return x_BLD, normed_RD.reshape(x_BLD.shape)
     normed_BLD, _ = _normed(x_BLD.astype(jnp.float32))
-    return x_BLD, (normed_BLD * scale_D[None, None] + bias_D[None, None]).astype(x_BLD.dtype)
+    return x_BLD, (normed_BLD * _wide(scale_D) + _wide(bias_D)).astype(x_BLD.dtype)
 
 
 def _normed(x_BLD: Array) -> tuple[Array, Array]:
@@ -62,7 +62,7 @@ def _layer_norm_backward(kept: tuple[Array, Array], grads: tuple[Array, Array]) 
         return grad_x_RD.reshape(x_BLD.shape), grad_scale_D, grad_bias_D
     normed_BLD, factor_BL1 = _normed(_again(x_BLD).astype(jnp.float32))
     wide_BLD = grad_BLD.astype(jnp.float32)
-    scaled_BLD = wide_BLD * scale_D[None, None]
+    scaled_BLD = wide_BLD * _wide(scale_D)
     along_BL1 = (scaled_BLD * normed_BLD).mean(-1, keepdims=True)
     grad_x_BLD = factor_BL1 * (scaled_BLD - scaled_BLD.mean(-1, keepdims=True) - normed_BLD * along_BL1)
     grad_x_BLD = grad_x_BLD.astype(x_BLD.dtype) + beside_BLD
@@ -98,7 +98,7 @@ def bias_gelu(x_BLD: Float[Array, "B L D"], bias_D: Float[Array, "D"]) -> Float[
     """
     if _on_kernels(x_BLD):
         return kernels.biased(_rows(x_BLD), bias_D, lambda x: x * _fast_normal(x)[0]).reshape(x_BLD.shape)
-    wide_BLD = x_BLD.astype(jnp.float32) + bias_D[None, None]
+    wide_BLD = x_BLD.astype(jnp.float32) + _wide(bias_D)
     return (wide_BLD * _normal(wide_BLD, x_BLD.dtype)[0]).astype(x_BLD.dtype)
 
 
@@ -128,7 +128,7 @@ def _bias_gelu_backward(kept: tuple[Array, Array], grad_BLD: Array) -> tuple[Arr
     if _on_kernels(x_BLD):
         grad_x_RD, grad_bias_D = kernels.biased_backward(_rows(x_BLD), bias_D, _rows(grad_BLD), _fast_derivative)
         return grad_x_RD.reshape(x_BLD.shape), grad_bias_D
-    wide_BLD = _again(x_BLD).astype(jnp.float32) + bias_D[None, None]
+    wide_BLD = _again(x_BLD).astype(jnp.float32) + _wide(bias_D)
     cdf_BLD, density_BLD = _normal(wide_BLD, x_BLD.dtype)
     grad_x_BLD = (cdf_BLD + wide_BLD * density_BLD) * grad_BLD.astype(jnp.float32)
     return grad_x_BLD.astype(x_BLD.dtype), grad_x_BLD.sum((0, 1))
@@ -146,6 +146,11 @@ def _again(x: Array) -> Array:
     """What is kept for the backward pass, which else the compiler would extend by what the forward pass made of it."""
     kept: Array = jax.lax.optimization_barrier(x)
     return kept
+
+
+def _wide(x_D: Array) -> Array:
+    """Of every position and in float32, in which a decoder's weights may not be kept."""
+    return x_D.astype(jnp.float32)[None, None]
 
 
 def _rows(x_BLD: Array) -> Array:

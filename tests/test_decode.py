@@ -182,8 +182,7 @@ def test_a_row_does_not_depend_on_the_others_in_its_batch(small_decoder):
 
 
 def test_bfloat16_keeps_its_weights_in_bfloat16_and_writes_tokens_of_the_vocabulary():
-    with jax.numpy_dtype_promotion("standard"):  # Flax's own layer norm takes its statistics in float32
-        decoder = BatchDecoder(_random_model("bfloat16"), RULES, 2, jax.devices()[:1])
+    decoder = BatchDecoder(_random_model("bfloat16"), RULES, 2, jax.devices()[:1])
     assert {leaf.dtype.name for leaf in jax.tree.leaves(decoder.state)} == {"bfloat16"}
     tokens_BN = np.asarray(decoder(_random_windows(2)).tokens_BN)
     assert tokens_BN.shape == (2, 12)
