@@ -1,44 +1,17 @@
 """The decoder's layers and what they look at: the windows' keys and values, and those of the tokens so far.
 
-Decision: on a CPU the products with the vocabulary and with the layers' weights are of 8 bits (FBGEMM's; sums stay
-float32), all but each layer's last: PyTorch's float32 product of a few rows is no faster than row by row, so that there
-would be nothing in writing several windows together. It costs no words (`benchmarks/serve_rounding.py`); the last
-product's input, which GELU leaves with a few large values, does not bear one scale for all. PyTorch means to remove
-8-bit tensors some day: where it has, all is float32.
-
-B batch, S encoder positions (1500, or fewer), L tokens, D d_model, H heads, K head size, N, M sizes of a product.
+B batch, S encoder positions (1500, or fewer), L tokens, D d_model, H heads, K head size.
 """
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-Product = Callable[[Tensor], Tensor]
-
-
-def product(weight_NM: Tensor, bias_N: Tensor | None, eight_bits: bool) -> Product:
-    """x (…, M) → x·weightᵀ + bias; with `eight_bits` the weight is rounded, each row on a scale of its own."""
-    if not eight_bits:
-        return lambda x: linear(x, weight_NM, bias_N)
-    scale_N = weight_NM.abs().amax(dim=1).double().clamp(min=1e-12) / 127
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
-        rounded = torch.quantize_per_channel(weight_NM, scale_N, torch.zeros_like(scale_N).long(), 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rounded, bias_N)
-    # Inputs have 7 bits: without the newest instructions sums of two 8-bit products overflow.
-    return lambda x: torch.ops.quantized.linear_dynamic(x, packed, reduce_range=True)
-
-
-def has_eight_bits(device: torch.device) -> bool:
-    """Whether PyTorch multiplies 8-bit weights fast there."""
-    there = hasattr(torch, "quantize_per_channel") and "fbgemm" in torch.backends.quantized.supported_engines
-    return there and device.type == "cpu"
+from serving.products import product
 
 
 @dataclass(frozen=True)
@@ -149,17 +122,19 @@ class DecoderLayer:
         keys, values, bias = heard.keys[index], heard.values[index], heard.bias_B11S
         for watched, head in cache.watched:
             if watched == index:
-                cache.seen.append((query[0, head] @ keys[0, head].T + heard.bias()[0, 0]).softmax(-1))
-        if query.device.type == "cpu":  # where two plain products of one row are faster than the fused kernel
+                key_SK = keys[0, head].to(query.dtype)
+                cache.seen.append((query[0, head] @ key_SK.T + heard.bias()[0, 0]).softmax(-1))
+        if keys.device.type == "cpu" and keys.dtype == torch.float32:  # two plain products of one row are faster
             scores = query @ keys.transpose(-1, -2)
             seen = (scores if bias is None else scores + bias).softmax(-1) @ values
         else:
             mask = None if bias is None else bias.expand(-1, 1, query.shape[2], -1)
-            seen = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
-        hidden_BLD = hidden_BLD + self.cross_out(_merged(seen))
+            seen = scaled_dot_product_attention(query.to(keys.dtype), keys, values, attn_mask=mask, scale=1.0)
+        hidden_BLD = hidden_BLD + self.cross_out(_merged(seen).to(hidden_BLD.dtype))
 
         normed_BLD = self.layer.final_layer_norm(hidden_BLD)
-        return hidden_BLD + self.layer.fc2(self.layer.activation_fn(self.fc1(normed_BLD)))
+        inner = self.layer.activation_fn(self.fc1(normed_BLD))
+        return hidden_BLD + self.layer.fc2(inner.to(self.layer.fc2.weight.dtype))
 
     def _split(self, x_BLD: Tensor) -> Tensor:
         return x_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)

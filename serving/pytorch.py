@@ -10,7 +10,7 @@ Decisions; the words they cost are counted by `benchmarks/serve_rounding.py`, th
   a third of a CPU's time around the model. Once half of its rows have ended a batch goes on without them.
 - Someone who cancels is heard between two layers of the encoder and between two tokens.
 
-float16 on a CUDA device (as OpenAI published it), float32 on the CPU.
+float16 on a CUDA device (as OpenAI published it), float32 on the CPU but for the products that `products.py` says.
 
 B batch, M mel bins, F mel frames (3000 in 30 s), S encoder positions (1500, or fewer), L tokens, D d_model, H heads,
 K head size, V vocabulary.
@@ -27,10 +27,11 @@ from torch.nn.functional import gelu
 
 from serving.alignment import token_times
 from serving.cores import SET_BY_HAND, cores
-from serving.decoder import Cache, DecoderLayer, Heard, has_eight_bits, product, together
+from serving.decoder import Cache, DecoderLayer, Heard, together
 from serving.errors import StoppedError
 from serving.model import load_model
 from serving.model_folder import GENERATION, TOKENIZER
+from serving.products import has_bfloat16, has_eight_bits, product, to_bfloat16
 from serving.rules import Rules
 from serving.signals import Decoded
 from serving.vocabulary import Vocabulary
@@ -52,11 +53,16 @@ class PyTorchWhisper:
         model = load_model(folder, self.dtype, needs=(TOKENIZER, GENERATION)).to(self.device)
         self.config, self.encoder, self.decoder = model.config, model.model.encoder, model.model.decoder
         self.vocabulary = vocabulary
+        self.heard_dtype = self.dtype
+        """Of the encoder's products, and of what the decoder looks at."""
+        if has_bfloat16(self.device):
+            to_bfloat16(self.encoder, self.decoder)
+            self.heard_dtype = torch.bfloat16
         eight_bits = has_eight_bits(self.device)
         self.layers = [DecoderLayer(layer, eight_bits) for layer in self.decoder.layers]
         self.scores = product(self.decoder.embed_tokens.weight, None, eight_bits)
         self.mel_bins: int = self.config.num_mel_bins
-        bytes_a_window = 2 * len(self.layers) * POSITIONS * self.config.d_model * self.dtype.itemsize
+        bytes_a_window = 2 * len(self.layers) * POSITIONS * self.config.d_model * self.heard_dtype.itemsize
         self.batch_size = int(max(1, min(8, CACHE_BYTES // bytes_a_window)))
 
     @torch.inference_mode()
@@ -76,14 +82,15 @@ class PyTorchWhisper:
         hidden_1SD = hidden_1DS.transpose(1, 2)[:, positions_S] + self.encoder.embed_positions(positions_S)
         bias_11SS = bias_111S = None
         if bias_S is not None:
-            bias_111S = bias_S.to(self.device, self.dtype)[None, None, None]
+            bias_111S = bias_S.to(self.device, self.heard_dtype)[None, None, None]
             bias_11SS = bias_111S.expand(1, 1, positions_S.numel(), -1)
-        for layer in self.encoder.layers:
-            if stopped():
-                raise StoppedError
-            hidden_1SD = layer(hidden_1SD, bias_11SS)
-        hidden_1SD = self.encoder.layer_norm(hidden_1SD)
-        pairs = [layer.cross_keys_values(hidden_1SD) for layer in self.layers]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.heard_dtype == torch.bfloat16):
+            for layer in self.encoder.layers:
+                if stopped():
+                    raise StoppedError
+                hidden_1SD = layer(hidden_1SD, bias_11SS)
+            hidden_1SD = self.encoder.layer_norm(hidden_1SD)
+            pairs = [layer.cross_keys_values(hidden_1SD) for layer in self.layers]
         return Heard([key for key, _ in pairs], [value for _, value in pairs], bias_111S, [sounding])
 
     @torch.inference_mode()

@@ -130,6 +130,7 @@ def test_signals_are_what_transformers_computes(small_model_dir, speech, monkeyp
     """
     monkeypatch.setattr(pytorch, "STRIDE", pytorch.POSITIONS)
     monkeypatch.setattr(pytorch, "has_eight_bits", lambda _: False)
+    monkeypatch.setattr(pytorch, "has_bfloat16", lambda _: False)
     transcriber = Transcriber(small_model_dir, signals=True)
     vocabulary, never = transcriber.vocabulary, lambda: False
     prompt = vocabulary.prompt("it", "transcribe", timestamps=False)
