@@ -4,6 +4,7 @@ B batch, M mel bins, F mel frames (3000 in 30 s), S encoder positions (1500), L 
 H heads, K head size, V vocabulary. Source: arXiv 2212.04356; numerics as transformers' `modeling_whisper.py`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -142,7 +143,7 @@ class Encoder(nnx.Module):
         positions_SD = self.embed_positions.embedding[...]
         x_BSD = _hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout)
         for layer in self.layers:
-            x_BSD = _run(self.remat == "layers", lambda x_BSD, layer=layer: layer(x_BSD, dropout), x_BSD)
+            x_BSD = _run(self.remat == "layers", functools.partial(layer, dropout=dropout), x_BSD)
         return self.layer_norm(x_BSD)
 
     def convolved(self, log_mel_BFM: Float[Array, "B F M"]) -> Float[Array, "B S D"]:
@@ -170,8 +171,7 @@ class Decoder(nnx.Module):
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
         x_BLD = _hidden(self.embed(tokens_BL), dropout)
         for layer in self.layers:
-            once = lambda x_BLD, hidden_BSD, layer=layer: layer(x_BLD, hidden_BSD, dropout)  # noqa: E731
-            x_BLD = _run(self.remat == "layers", once, x_BLD, hidden_BSD)
+            x_BLD = _run(self.remat == "layers", functools.partial(layer, dropout=dropout), x_BLD, hidden_BSD)
         return self.layer_norm(x_BLD)
 
     def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
