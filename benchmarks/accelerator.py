@@ -29,7 +29,7 @@ WORTH_MOST_FIRST = (
     "step --model large-v3-turbo --batch-size 32",
     f"train --model tiny --batch-size 64 {HALF}",
     "input --clips 4000 --workers 0 2 4 --seconds 5",
-    "step --model small --batch-size 64 --kernels 30",
+    "step --model small --batch-size 64 --profile",
     f"train --model small --batch-size 16 {HALF}",
     f"train --model medium --batch-size 16 {HALF}",
     "step --model large-v3 --batch-size 16 --remat feed_forward",

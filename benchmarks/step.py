@@ -1,12 +1,11 @@
-"""A training step alone: its seconds and MFU while batches wait on the device, its memory, and its kernels by time.
+"""A training step alone: its seconds and MFU while batches wait on the device, its memory, and its slowest operations.
 
 What `benchmarks/train.py` measures with the input pipeline and beside PyTorch, taken apart: it says what bounds a step
-on a GPU. MFU as there. `--kernels` adds what JAX's profiler sees the GPU do, in milliseconds a step.
+on a GPU. MFU as there. `--profile` adds its slowest operations, as of a run (`jax_train/trace.py`).
 
-    make bench-step [ARGS="--model small --batch-size 64 --kernels 30"]
+    make bench-step [ARGS="--model small --batch-size 64 --profile"]
 """
 
-import collections
 import dataclasses
 import tempfile
 import time
@@ -27,6 +26,7 @@ from jax_train.config import PUBLISHED, compilation_cache
 from jax_train.layers import Remat
 from jax_train.precision import suited
 from jax_train.step import TrainState
+from jax_train.trace import newest, table
 from jax_train.windows import IGNORE, Window
 
 PROFILED = 2  # steps
@@ -47,27 +47,20 @@ class StepBenchmark:
     """Generated clips, 43 kB each."""
     steps: int = 3
     """Steps on end that are timed; the best of two times counts."""
-    kernels: int = 0
-    """How many kernels to list, from the dearest; 0: no profile."""
+    profile: bool = False
+    """List the slowest operations too."""
 
 
-def kernels(run: Callable[[], Any]) -> dict[str, tuple[int, float]]:
-    """How often a GPU ran each kernel within `run`, and for how many milliseconds; empty where JAX sees no GPU's."""
+def profile(run: Callable[[], object]) -> str:
+    """The slowest operations of `run`, which takes `PROFILED` steps; on a GPU they are its kernels."""
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        with jax.profiler.trace(folder, create_perfetto_trace=True):
             run()
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        found: dict[str, tuple[int, float]] = collections.defaultdict(lambda: (0, 0.0))
-        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-            lines = plane.lines if plane.name.startswith("/device:GPU") else ()
-            for event in (event for line in lines if line.name.startswith("Stream") for event in line.events):
-                count, milliseconds = found[event.name]
-                found[event.name] = count + 1, milliseconds + event.duration_ns / 1e6
-        return found
+        return table(newest(Path(folder))[1], PROFILED)
 
 
 def measure(config: StepBenchmark, shards: Shards) -> dict[str, Any]:
-    """The figures, and kernels if they are asked for."""
+    """The figures, and the slowest operations if they are asked for."""
     device, peak = peak_flops()
     dtype = config.compute_dtype or suited(jax.devices()[0])
     training = TrainBenchmark(config.model, config.batch_size, dtype, config.remat)
@@ -100,7 +93,7 @@ def measure(config: StepBenchmark, shards: Shards) -> dict[str, Any]:
         "compile_seconds": compiling,
         **({"peak_memory_gb": stats["peak_bytes_in_use"] / GB} if "peak_bytes_in_use" in stats else {}),
         **({"mfu": flops / min(times) / peak} if peak else {}),
-        "kernels": kernels(lambda: steps(state, waiting[:PROFILED])) if config.kernels else {},
+        "profile": profile(lambda: steps(state, (waiting * PROFILED)[:PROFILED])) if config.profile else "",
     }
 
 
@@ -111,13 +104,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), config.clips)
         found = measure(config, Shards.open(Path(folder), "train"))
-    by_time = sorted(found.pop("kernels").items(), key=lambda one: -one[1][1])
+    operations = found.pop("profile")
     print(f"{config.model}, {config.batch_size} {config.windows} windows, {found['compute_dtype']}, {found['device']}")
     for name, value in found.items():
         if isinstance(value, float):
             print(f"  {name:20} {value:10.3f}")
-    for name, (count, milliseconds) in by_time[: config.kernels]:
-        print(f"  {milliseconds / PROFILED:10.3f} ms, {count / PROFILED:6.1f} times  {name[:90]}")
+    if operations:
+        print(operations)
     print(result_line("step", "windows per second", found["windows_per_second"], None, more=found))
 
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jax_train import kernels
 from jax_train.precision import has_kernels
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which Whisper was trained with
@@ -33,6 +32,8 @@ def layer_norm(
     Both, because a layer adds its branch to what it normalizes: their gradients are added up in one pass.
     """
     if _on_kernels(x_BLD):
+        from jax_train import kernels  # a tenth of a command's start, and only GPUs ask for it
+
         normed_RD = kernels.layer_norm(_rows(x_BLD), scale_D, bias_D, LAYER_NORM_EPSILON)
         return x_BLD, normed_RD.reshape(x_BLD.shape)
     normed_BLD, _ = _normed(x_BLD.astype(jnp.float32))
@@ -56,6 +57,8 @@ def _layer_norm_forward(x_BLD: Array, scale_D: Array, bias_D: Array) -> tuple[tu
 def _layer_norm_backward(kept: tuple[Array, Array], grads: tuple[Array, Array]) -> tuple[Array, Array, Array]:
     (x_BLD, scale_D), (beside_BLD, grad_BLD) = kept, grads
     if _on_kernels(x_BLD):
+        from jax_train import kernels
+
         grad_x_RD, grad_scale_D, grad_bias_D = kernels.layer_norm_backward(
             _rows(x_BLD), _rows(grad_BLD), _rows(beside_BLD), scale_D, LAYER_NORM_EPSILON
         )
@@ -97,6 +100,8 @@ def bias_gelu(x_BLD: Float[Array, "B L D"], bias_D: Float[Array, "D"]) -> Float[
     by at most 7e-8, and by less of Φ than bfloat16 holds down to y = -6, below which Φ is under 1e-9.
     """
     if _on_kernels(x_BLD):
+        from jax_train import kernels
+
         return kernels.biased(_rows(x_BLD), bias_D, lambda x: x * _fast_normal(x)[0]).reshape(x_BLD.shape)
     wide_BLD = x_BLD.astype(jnp.float32) + _wide(bias_D)
     return (wide_BLD * _normal(wide_BLD, x_BLD.dtype)[0]).astype(x_BLD.dtype)
@@ -126,6 +131,8 @@ def _bias_gelu_forward(x_BLD: Array, bias_D: Array) -> tuple[Array, tuple[Array,
 def _bias_gelu_backward(kept: tuple[Array, Array], grad_BLD: Array) -> tuple[Array, Array]:
     x_BLD, bias_D = kept
     if _on_kernels(x_BLD):
+        from jax_train import kernels
+
         grad_x_RD, grad_bias_D = kernels.biased_backward(_rows(x_BLD), bias_D, _rows(grad_BLD), _fast_derivative)
         return grad_x_RD.reshape(x_BLD.shape), grad_bias_D
     wide_BLD = _again(x_BLD).astype(jnp.float32) + _wide(bias_D)

@@ -38,10 +38,15 @@ class Trace:
             return ""
         jax.profiler.stop_trace()
         self._running = False
-        path = max(self._folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
-        with gzip.open(path) as file:
-            events = json.load(file)["traceEvents"]
+        path, events = newest(self._folder)
         return f"{table(events, step + 1 - self._begin)}\ntrace: {path} (ui.perfetto.dev, or XProf on {self._folder})"
+
+
+def newest(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The newest Perfetto trace in a folder, and its events."""
+    path = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
+    with gzip.open(path) as file:
+        return path, json.load(file)["traceEvents"]
 
 
 def table(events: Sequence[dict[str, Any]], steps: int) -> str:

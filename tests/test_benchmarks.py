@@ -27,7 +27,7 @@ SLOW = {
     "serve": "--turns 1 --clips 1 --minutes 0 --arms ours pipeline",
     "serve_memory": "--minutes 1",
     "serve_rounding": "--clips 1 --strides 8",
-    "step": "--model tiny --clips 10 --batch-size 1 --steps 1 --compute-dtype float32 --kernels 5",
+    "step": "--model tiny --clips 10 --batch-size 1 --steps 1 --compute-dtype float32 --profile",
     "train": "--clips 10 --batch-size 1 --steps 1 --turns 1 --arms padded peer",
     "windows": "--clips 8 --test-clips 2 --epochs 1",
 }
