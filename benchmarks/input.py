@@ -68,12 +68,12 @@ def lengths(clips: int) -> dict[str, np.ndarray]:
     }
 
 
-def generate(folder: Path, clips: int, per_shard: int = 2500) -> None:
+def generate(folder: Path, clips: int, per_shard: int = 2500, n_mels: int = 80) -> None:
     """A split `train` of random features in `folder`."""
     split = UPath(folder) / "train"
     split.mkdir(parents=True)
     rng = np.random.default_rng(1)
-    noise = rng.integers(0, 256, (4000, 80), np.uint8)
+    noise = rng.integers(0, 256, (4000, n_mels), np.uint8)
     index, parts, shards = lengths(clips), [], []
     for number, first in enumerate(range(0, clips, per_shard)):
         with ShardWriter(split / f"{number:05d}.tfrecord") as shard:
@@ -86,7 +86,7 @@ def generate(folder: Path, clips: int, per_shard: int = 2500) -> None:
         parts.append(shard.rows | {"shard": [number] * len(shard.rows["id"])})
         shards.append({"file": shard.path.name, "bytes": shard.size, "sha256": shard.sha256})
     write_index(split, parts)
-    manifest = {"format_version": FORMAT_VERSION, "records": clips, "shards": shards, "features": {"n_mels": 80}}
+    manifest = {"format_version": FORMAT_VERSION, "records": clips, "shards": shards, "features": {"n_mels": n_mels}}
     (split / MANIFEST).write_text(json.dumps(manifest))
 
 

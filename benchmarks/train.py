@@ -50,6 +50,7 @@ from jax_train.train import initial_state, overlaps
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12, "v5 lite": 197e12, "v6 lite": 918e12}
 """Dense bfloat16 (T4: float16) operations a second, by what a device calls itself; from the makers' data sheets."""
 GB = 1e9
+CLIPS_PER_WINDOW = 6  # more than a packed window holds of Common Voice's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,9 @@ class TrainBenchmark:
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     remat: Remat = "none"
     """Ours: what is computed again in the backward pass."""
-    clips: int = 1000
-    """Generated clips, 43 kB each."""
+    clips: int = 0
+    """Generated clips, 43 kB each; 0: a thousand, or as many as fill all steps' packed windows (an epoch ends with some
+    that are empty)."""
     steps: int = 3
     """Timed steps a turn, after one that compiles."""
     turns: int = 2
@@ -207,6 +209,11 @@ def figures(config: TrainBenchmark, turns: list[dict[str, Any]], peak: float | N
     }
 
 
+def clips_for(config: TrainBenchmark) -> int:
+    """Clips whose packed windows fill the steps of a turn."""
+    return max(1000, CLIPS_PER_WINDOW * config.batch_size * (config.steps + 1))
+
+
 @command
 def main() -> None:
     config = tyro.cli(TrainBenchmark, description=__doc__)
@@ -214,7 +221,7 @@ def main() -> None:
         print(json.dumps(measure(config, config.measured)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder), config.clips)
+        generate(Path(folder), config.clips or clips_for(config), n_mels=PUBLISHED[config.model].num_mel_bins)
 
         def run(arm: str) -> dict[str, Any]:
             words = [sys.executable, "-m", "benchmarks.train", *sys.argv[1:], "--arms", arm, "--measured", folder]

@@ -1,13 +1,15 @@
 """Kernels for NVIDIA GPUs, in Pallas for Triton, of what XLA does there in several passes over all activations.
 
 A layer norm's backward pass needs sums along both axes, a biased GELU's along one, and XLA makes a pass of each sum:
-0.67 and 0.76 ms for 64 windows of Whisper small on an H200, where these take 0.19 and 0.54, and reading and writing
+0.67 and 0.76 ms for 64 windows of Whisper small on an H200, where these take 0.19 and 0.47, and reading and writing
 everything once would take 0.14 and 0.41 (docs/performance.md). A program takes a part of the rows, a few at a time,
 and keeps the sums over its rows to itself; those of all programs are added up outside.
 
-R rows, D columns, P programs.
+R rows, D columns, C columns at once, P programs.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,8 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-PROGRAMS = 4224  # with rows to add up; 32 for each of an H100's processors
-COLUMNS = 1024  # of a program by elements
+CHUNK = 256  # columns that a warp reads at once, 16 bytes a thread
 
 
 class Tiling(NamedTuple):
@@ -26,23 +27,26 @@ class Tiling(NamedTuple):
 
     rows: int
     warps: int
+    columns: int = CHUNK
+    programs: int = 0
+    """Where sums over rows are kept: so many share all rows; an H100 has 132 processors for them."""
 
 
 # The fastest of those tried on an H200.
-LAYER_NORM = Tiling(rows=4, warps=8)
-LAYER_NORM_BACKWARD = Tiling(rows=1, warps=1)
-BIASED = Tiling(rows=8, warps=8)
-BIASED_BACKWARD = Tiling(rows=2, warps=4)
+LAYER_NORM = Tiling(rows=1, warps=1)
+LAYER_NORM_BACKWARD = Tiling(rows=1, warps=1, columns=1024, programs=4224)
+BIASED = Tiling(rows=4, warps=4, columns=1024)
+BIASED_BACKWARD = Tiling(rows=1, warps=1, programs=1056)
 
 
 def layer_norm(x_RD: Array, scale_D: Array, bias_D: Array, epsilon: float) -> Array:
     """Each row with mean 0 and variance 1, scaled and shifted, in x's type."""
 
     def kernel(x_ref, scale_ref, bias_ref, out_ref):
-        place = _places(x_ref.shape, LAYER_NORM.rows, pl.program_id(0), 0, pl.next_power_of_2(x_ref.shape[1]))
-        normed_RD, _ = _normed(_load(x_ref, *place), place[2], x_ref.shape[1], epsilon)
-        scale_D, bias_D = _load_row(scale_ref, *place), _load_row(bias_ref, *place)
-        _store(out_ref, *place, normed_RD * scale_D + bias_D)
+        row = _row_places(x_ref.shape, LAYER_NORM, pl.program_id(0))
+        normed, _ = _normed(row, [_load(x_ref, *place) for place in row], x_ref.shape[1], epsilon)
+        for place, normed_RC in zip(row, normed, strict=True):
+            _store(out_ref, *place, normed_RC * _load_row(scale_ref, *place) + _load_row(bias_ref, *place))
 
     return _call(
         "layer_norm",
@@ -61,34 +65,35 @@ def layer_norm_backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of x, to which `beside` is added, of scale and of bias, given the result's."""
     rows, width = x_RD.shape
-    programs, rounds = _shares(rows, LAYER_NORM_BACKWARD.rows, PROGRAMS)
-    columns = pl.next_power_of_2(width)
-    warps = LAYER_NORM_BACKWARD.warps * max(1, columns // 1024)  # as many numbers a thread for a wider model
+    programs, rounds = _shares(rows, LAYER_NORM_BACKWARD)
 
     def kernel(x_ref, grad_ref, beside_ref, scale_ref, out_ref, grad_scale_ref, grad_bias_ref):
         program = pl.program_id(0)
 
-        def one_round(number: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-            place = _places(x_ref.shape, LAYER_NORM_BACKWARD.rows, program * rounds + number, 0, columns)
-            normed_RD, factor_R1 = _normed(_load(x_ref, *place), place[2], width, epsilon)
-            grad_RD = _load(grad_ref, *place)
-            scaled_RD = grad_RD * _load_row(scale_ref, *place)
-            mean_R1 = scaled_RD.sum(1, keepdims=True) / width
-            along_R1 = (scaled_RD * normed_RD).sum(1, keepdims=True) / width
-            out_RD = factor_R1 * (scaled_RD - mean_R1 - normed_RD * along_R1)
-            _store(out_ref, *place, out_RD + _load(beside_ref, *place))
-            return sums[0] + grad_RD * normed_RD, sums[1] + grad_RD
+        def one_round(number: Array, sums: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+            row = _row_places(x_ref.shape, LAYER_NORM_BACKWARD, program * rounds + number)
+            grads = [_load(grad_ref, *place) for place in row]
+            normed, factor_R1 = _normed(row, [_load(x_ref, *place) for place in row], width, epsilon)
+            scaled = [grad_RC * _load_row(scale_ref, *place) for grad_RC, place in zip(grads, row, strict=True)]
+            mean_R1 = _along(scaled) / width
+            along_R1 = _along([one * other for one, other in zip(scaled, normed, strict=True)]) / width
+            for place, scaled_RC, normed_RC in zip(row, scaled, normed, strict=True):
+                out_RC = factor_R1 * (scaled_RC - mean_R1 - normed_RC * along_R1)
+                _store(out_ref, *place, out_RC + _load(beside_ref, *place))
+            return [(a + grad * norm, b + grad) for (a, b), grad, norm in zip(sums, grads, normed, strict=True)]
 
-        nothing = jnp.zeros((LAYER_NORM_BACKWARD.rows, columns), jnp.float32)
-        sums = jax.lax.fori_loop(0, rounds, one_round, (nothing, nothing))
-        _store_sum(grad_scale_ref, sums[0], program)
-        _store_sum(grad_bias_ref, sums[1], program)
+        nothing = jnp.zeros((LAYER_NORM_BACKWARD.rows, LAYER_NORM_BACKWARD.columns), jnp.float32)
+        firsts = range(0, width, LAYER_NORM_BACKWARD.columns)
+        sums = jax.lax.fori_loop(0, rounds, one_round, [(nothing, nothing)] * len(firsts))
+        for first_column, (grad_scale_RC, grad_bias_RC) in zip(firsts, sums, strict=True):
+            _store_sum(grad_scale_ref, grad_scale_RC, program, first_column)
+            _store_sum(grad_bias_ref, grad_bias_RC, program, first_column)
 
     partial = ((programs, width), jnp.float32)
     out_RD, grad_scale_PD, grad_bias_PD = _call(
         "layer_norm_backward",
         kernel,
-        warps,
+        LAYER_NORM_BACKWARD.warps,
         x_RD,
         grad_RD,
         beside_RD,
@@ -103,10 +108,10 @@ def biased(x_RD: Array, bias_D: Array, function: Callable[[Array], Array]) -> Ar
     """A function by elements, given in float32, of x + bias, in x's type."""
 
     def kernel(x_ref, bias_ref, out_ref):
-        place = _places(x_ref.shape, BIASED.rows, pl.program_id(0), pl.program_id(1) * COLUMNS, COLUMNS)
+        place = _places(x_ref.shape, BIASED, pl.program_id(0), pl.program_id(1) * BIASED.columns)
         _store(out_ref, *place, function(_load(x_ref, *place) + _load_row(bias_ref, *place)))
 
-    grid = (pl.cdiv(len(x_RD), BIASED.rows), pl.cdiv(x_RD.shape[1], COLUMNS))
+    grid = (pl.cdiv(len(x_RD), BIASED.rows), pl.cdiv(x_RD.shape[1], BIASED.columns))
     return _call("biased", kernel, BIASED.warps, x_RD, bias_D, grid=grid, outs=[(x_RD.shape, x_RD.dtype)])[0]
 
 
@@ -115,67 +120,80 @@ def biased_backward(
 ) -> tuple[Array, Array]:
     """Gradients of x and of bias of a function by elements of x + bias, whose derivative is given, in float32."""
     rows, width = x_RD.shape
-    blocks = pl.cdiv(width, COLUMNS)
-    programs, rounds = _shares(rows, BIASED_BACKWARD.rows, pl.cdiv(PROGRAMS, blocks))
+    columns = BIASED_BACKWARD.columns
+    programs, rounds = _shares(rows, BIASED_BACKWARD)
 
     def kernel(x_ref, bias_ref, grad_ref, out_ref, grad_bias_ref):
-        program, first_column = pl.program_id(0), pl.program_id(1) * COLUMNS
+        program, first_column = pl.program_id(0), pl.program_id(1) * columns
 
         def one_round(number: Array, sums_RD: Array) -> Array:
-            place = _places(x_ref.shape, BIASED_BACKWARD.rows, program * rounds + number, first_column, COLUMNS)
+            place = _places(x_ref.shape, BIASED_BACKWARD, program * rounds + number, first_column)
             out_RD = derivative(_load(x_ref, *place) + _load_row(bias_ref, *place)) * _load(grad_ref, *place)
             _store(out_ref, *place, out_RD)
             return sums_RD + out_RD
 
-        sums_RD = jax.lax.fori_loop(0, rounds, one_round, jnp.zeros((BIASED_BACKWARD.rows, COLUMNS), jnp.float32))
+        sums_RD = jax.lax.fori_loop(0, rounds, one_round, jnp.zeros((BIASED_BACKWARD.rows, columns), jnp.float32))
         _store_sum(grad_bias_ref, sums_RD, program, first_column)
 
+    grid = (programs, pl.cdiv(width, columns))
     outs = [(x_RD.shape, x_RD.dtype), ((programs, width), jnp.float32)]
     out_RD, grad_bias_PD = _call(
-        "biased_backward", kernel, BIASED_BACKWARD.warps, x_RD, bias_D, grad_RD, grid=(programs, blocks), outs=outs
+        "biased_backward", kernel, BIASED_BACKWARD.warps, x_RD, bias_D, grad_RD, grid=grid, outs=outs
     )
     return out_RD, grad_bias_PD.sum(0)
 
 
-def _shares(rows: int, at_once: int, programs: int) -> tuple[int, int]:
-    """Programs that have rows, and how many times each takes `at_once` of them."""
-    rounds = pl.cdiv(rows, programs * at_once)
-    return pl.cdiv(rows, rounds * at_once), rounds
+def _shares(rows: int, tiling: Tiling) -> tuple[int, int]:
+    """Programs that have rows, and how many times each takes some."""
+    rounds = pl.cdiv(rows, tiling.programs * tiling.rows)
+    return pl.cdiv(rows, rounds * tiling.rows), rounds
 
 
 Place = tuple[Array, Array, Array]
 """Row and column numbers, and which of the elements there are."""
 
 
-def _places(shape: tuple[int, ...], rows: int, block: Array, first_column: int | Array, columns: int) -> Place:
-    rows_R1 = (block * rows + jnp.arange(rows))[:, None]
-    columns_1D = (first_column + jnp.arange(columns))[None]
-    return rows_R1, columns_1D, (rows_R1 < shape[0]) & (columns_1D < shape[1])
+def _places(shape: tuple[int, ...], tiling: Tiling, block: Array, first_column: int | Array) -> Place:
+    rows_R1 = (block * tiling.rows + jnp.arange(tiling.rows))[:, None]
+    columns_1C = (first_column + jnp.arange(tiling.columns))[None]
+    return rows_R1, columns_1C, (rows_R1 < shape[0]) & (columns_1C < shape[1])
 
 
-def _load(ref: Any, rows_R1: Array, columns_1D: Array, there_RD: Array) -> Float[Array, "R D"]:
+def _row_places(shape: tuple[int, ...], tiling: Tiling, block: Array) -> list[Place]:
+    """All columns, a chunk at a time: a warp has whole rows, and adds along them without the others."""
+    return [_places(shape, tiling, block, first_column) for first_column in range(0, shape[1], tiling.columns)]
+
+
+def _load(ref: Any, rows_R1: Array, columns_1C: Array, there_RC: Array) -> Float[Array, "R C"]:
     """Elements in float32, 0 where there are none."""
-    return plgpu.load(ref.at[rows_R1, columns_1D], mask=there_RD, other=0.0).astype(jnp.float32)
+    return plgpu.load(ref.at[rows_R1, columns_1C], mask=there_RC, other=0.0).astype(jnp.float32)
 
 
-def _load_row(ref: Any, _rows_R1: Array, columns_1D: Array, _there_RD: Array) -> Float[Array, "1 D"]:
-    return plgpu.load(ref.at[columns_1D], mask=columns_1D < ref.shape[0], other=0.0).astype(jnp.float32)
+def _load_row(ref: Any, _rows_R1: Array, columns_1C: Array, _there_RC: Array) -> Float[Array, "1 C"]:
+    return plgpu.load(ref.at[columns_1C], mask=columns_1C < ref.shape[0], other=0.0).astype(jnp.float32)
 
 
-def _store(ref: Any, rows_R1: Array, columns_1D: Array, there_RD: Array, value_RD: Array) -> None:
-    plgpu.store(ref.at[rows_R1, columns_1D], value_RD.astype(ref.dtype), mask=there_RD)
+def _store(ref: Any, rows_R1: Array, columns_1C: Array, there_RC: Array, value_RC: Array) -> None:
+    plgpu.store(ref.at[rows_R1, columns_1C], value_RC.astype(ref.dtype), mask=there_RC)
 
 
-def _store_sum(ref: Any, sums_RD: Array, program: Array, first_column: int | Array = 0) -> None:
+def _store_sum(ref: Any, sums_RC: Array, program: Array, first_column: int | Array) -> None:
     """A program's sum over its rows, in its row of a table."""
-    columns_D = first_column + jnp.arange(sums_RD.shape[1])
-    plgpu.store(ref.at[program, columns_D], sums_RD.sum(0), mask=columns_D < ref.shape[1])
+    columns_C = first_column + jnp.arange(sums_RC.shape[1])
+    plgpu.store(ref.at[program, columns_C], sums_RC.sum(0), mask=columns_C < ref.shape[1])
 
 
-def _normed(x_RD: Array, there_RD: Array, width: int, epsilon: float) -> tuple[Array, Array]:
-    deviation_RD = jnp.where(there_RD, x_RD - x_RD.sum(1, keepdims=True) / width, 0.0)
-    factor_R1 = jax.lax.rsqrt((deviation_RD * deviation_RD).sum(1, keepdims=True) / width + epsilon)
-    return deviation_RD * factor_R1, factor_R1
+def _along(chunks: list[Array]) -> Float[Array, "R 1"]:
+    """The sum along rows."""
+    return functools.reduce(operator.add, [chunk_RC.sum(1, keepdims=True) for chunk_RC in chunks])
+
+
+def _normed(row: list[Place], x: list[Array], width: int, epsilon: float) -> tuple[list[Array], Array]:
+    """Chunks of rows with mean 0 and variance 1, and what their deviations were multiplied by."""
+    mean_R1 = _along(x) / width
+    deviations = [jnp.where(there_RC, x_RC - mean_R1, 0.0) for (_, _, there_RC), x_RC in zip(row, x, strict=True)]
+    factor_R1 = jax.lax.rsqrt(_along([one_RC * one_RC for one_RC in deviations]) / width + epsilon)
+    return [one_RC * factor_R1 for one_RC in deviations], factor_R1
 
 
 def _call(

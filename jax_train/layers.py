@@ -33,13 +33,19 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: Array) -> Array:
         """The input times the matrix, plus the bias."""
-        return self._product(x) if self.bias is None else add_bias(self._product(x), self.bias[...])
+        return self.product(x) if self.bias is None else add_bias(self.product(x), self.bias[...])
 
     def gelu(self, x: Array) -> Array:
         """GELU of that."""
-        return bias_gelu(self._product(x), self.bias[...])
+        return bias_gelu(self.product(x), self.bias[...])
 
-    def _product(self, x: Array) -> Array:
+    def of_biased(self, x: Array, bias: Array) -> Array:
+        """What the layer makes of `x` plus a bias: its own bias, and the matrix's product with that one, come last."""
+        kernel, own, bias = (one.astype(jnp.float32) for one in (self.kernel[...], self.bias[...], bias))
+        return add_bias(self.product(x), own + jnp.matmul(bias, kernel, precision="highest"))
+
+    def product(self, x: Array) -> Array:
+        """The input times the matrix."""
         return jnp.matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
 

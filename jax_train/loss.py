@@ -21,6 +21,9 @@ CHUNKS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
 """Tokens of a chunk: 53 MB of float32 logits on a CPU. Elsewhere eight times that, as each chunk reads and writes the
 whole embedding's gradient, for which a fast device would wait."""
 
+ROWS = {"cpu": 1, "gpu": 128, "tpu": 1}
+"""Of which the matrix of words has a multiple: 51,865 columns are more than cuBLAS takes without copying them."""
+
 
 def default_chunk() -> int:
     """Tokens of a chunk on the device there is."""
@@ -101,13 +104,14 @@ def _chunks(
     labels_N = jnp.pad(labels_BL.reshape(-1), (0, room), constant_values=IGNORE)
     order_N = jnp.argsort(labels_N == IGNORE, stable=True)  # those that count come first
     labels_N, x_ND = labels_N[order_N], jnp.pad(x_BLD.reshape(-1, d_model), ((0, room), (0, 0)))[order_N]
-    weights_VD = embedding_VD.astype(x_BLD.dtype)
+    words = len(embedding_VD)
+    weights_VD = jnp.pad(embedding_VD.astype(x_BLD.dtype), ((0, -words % ROWS[jax.default_backend()]), (0, 0)))
 
     def one_chunk(number: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         nats, grad_x_ND, grad_embedding_VD = sums
         x_CD = jax.lax.dynamic_slice_in_dim(x_ND, number * chunk, chunk)
         labels_C = jax.lax.dynamic_slice_in_dim(labels_N, number * chunk, chunk)
-        more, grad_CV = _of_chunk(_matmul(x_CD, weights_VD.T), labels_C, scale, label_smoothing)
+        more, grad_CV = _of_chunk(_matmul(x_CD, weights_VD.T), labels_C, words, scale, label_smoothing)
         if gradients:
             grad_CV = grad_CV.astype(x_ND.dtype)
             grad_x_CD = _matmul(grad_CV, weights_VD).astype(x_ND.dtype)
@@ -115,8 +119,8 @@ def _chunks(
             grad_embedding_VD = grad_embedding_VD + _matmul(grad_CV.T, x_CD)
         return nats + more, grad_x_ND, grad_embedding_VD
 
-    rows, words = (len(x_ND), len(embedding_VD)) if gradients else (0, 0)
-    empty = jnp.zeros(()), jnp.zeros((rows, d_model), x_ND.dtype), jnp.zeros((words, d_model))
+    shapes = (x_ND.shape, weights_VD.shape) if gradients else ((0, d_model), (0, d_model))
+    empty = jnp.zeros(()), jnp.zeros(shapes[0], x_ND.dtype), jnp.zeros(shapes[1])
     nothing = x_ND[:0].astype(jnp.float32).sum()  # 0, each device's own, which the sums then are too
     sums = jax.tree.map(lambda array: array + nothing.astype(array.dtype), empty)
     n_chunks = -(-label_count(labels_BL) // chunk)
@@ -124,21 +128,28 @@ def _chunks(
     if gradients:
         grad_x_ND = jnp.zeros_like(grad_x_ND).at[order_N].set(grad_x_ND)[:n_tokens]
         grad_x_ND = grad_x_ND.reshape(x_BLD.shape)
-    return nats, grad_x_ND, grad_embedding_VD
+    return nats, grad_x_ND, grad_embedding_VD[:words]
 
 
 def _of_chunk(
-    logits_CV: Float[Array, "C V"], labels_C: Int[Array, "C"], scale: Array, label_smoothing: float
+    logits_CV: Float[Array, "C V"], labels_C: Int[Array, "C"], words: int, scale: Array, label_smoothing: float
 ) -> tuple[Float[Array, ""], Float[Array, "C V"]]:
-    """Scaled loss of a chunk, and its gradient by the logits: what softmax says less what the label says."""
-    vocabulary = logits_CV.shape[1]
+    """Scaled loss of a chunk, and its gradient by the logits: what softmax says less what the label says.
+
+    Of the logits the first `words` are of words, and others no more than room.
+    """
     keep_C1 = (labels_C != IGNORE)[:, None]
-    is_label_CV = labels_C[:, None] == jnp.arange(vocabulary)[None]
+    numbers_1V = jnp.arange(logits_CV.shape[1])[None]
+    is_label_CV, is_word_1V = labels_C[:, None] == numbers_1V, numbers_1V < words
+    if logits_CV.shape[1] > words:
+        logits_CV = jnp.where(is_word_1V, logits_CV, -jnp.inf)
     log_total_C1 = jax.nn.logsumexp(logits_CV, axis=1, keepdims=True)
-    of_label_C = jnp.where(is_label_CV, logits_CV, 0.0).sum(1)
-    wanted_C = (1 - label_smoothing) * of_label_C + (label_smoothing * logits_CV.mean(1) if label_smoothing else 0.0)
+    wanted_C = (1 - label_smoothing) * jnp.where(is_label_CV, logits_CV, 0.0).sum(1)
+    target_CV = jnp.where(is_label_CV, 1 - label_smoothing, 0.0)
+    if label_smoothing:
+        wanted_C = wanted_C + label_smoothing * jnp.where(is_word_1V, logits_CV, 0.0).sum(1) / words
+        target_CV = target_CV + jnp.where(is_word_1V, label_smoothing / words, 0.0)
     nats = jnp.where(keep_C1[:, 0], log_total_C1[:, 0] - wanted_C, 0.0).sum()
-    target_CV = jnp.where(is_label_CV, 1 - label_smoothing, 0.0) + label_smoothing / vocabulary
     grad_CV = jnp.where(keep_C1, jnp.exp(logits_CV - log_total_C1) - target_CV, 0.0)
     return scale * nats, scale * grad_CV
 

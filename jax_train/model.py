@@ -6,6 +6,7 @@ H heads, K head size, V vocabulary. Source: arXiv 2212.04356; numerics as transf
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from jax_train.attention import attend
 from jax_train.config import WhisperConfig
 from jax_train.dropout import Dropout
 from jax_train.layers import Layers, Remat
+from jax_train.ops import twice
 
+Output = TypeVar("Output", Array, tuple[Array, Array])
 KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
 
 
@@ -53,7 +56,14 @@ class Attention(nnx.Module):
 
     def output(self, heads_BLHK: Float[Array, "B L H K"]) -> Float[Array, "B L D"]:
         """The heads' results, joined and projected."""
-        return self.out_proj(heads_BLHK.reshape(*heads_BLHK.shape[:2], -1))
+        return self.out_proj(_joined(heads_BLHK))
+
+    def to_itself(
+        self, x_BLD: Float[Array, "B L D"], is_causal: bool = False, dropout: Dropout | None = None
+    ) -> Float[Array, "B L D"]:
+        """Attention of `x` to `x`."""
+        for_queries_BLD, x_BLD = twice(x_BLD)
+        return self(for_queries_BLD, x_BLD, is_causal, dropout)[0]
 
     def __call__(
         self,
@@ -61,10 +71,19 @@ class Attention(nnx.Module):
         source_BSD: Float[Array, "B S D"],
         is_causal: bool = False,
         dropout: Dropout | None = None,
-    ) -> Float[Array, "B L D"]:
-        """Attention of `x` to `source`."""
-        by_head = dropout.attention if dropout and dropout.attends else attend
-        return _hidden(self.output(by_head(self.queries(x_BLD), *self.keys_values(source_BSD), is_causal)), dropout)
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S D"]]:
+        """Attention of `x` to `source`, and `source` for those who read it later (see `ops.twice`)."""
+        for_keys_BSD, source_BSD = twice(source_BSD)
+        for_values_BSD, source_BSD = twice(source_BSD)
+        queries_BLHK, keys_BSHK = self.queries(x_BLD), self._split(self.k_proj(for_keys_BSD))
+        if dropout and dropout.attends:
+            values_BSHK = self._split(self.v_proj(for_values_BSD))
+            out_BLD = self.output(dropout.attention(queries_BLHK, keys_BSHK, values_BSHK, is_causal))
+        else:  # a position's weights add up to 1, so that the values' bias comes out as it went in
+            values_BSHK = self._split(self.v_proj.product(for_values_BSD))
+            heads_BLD = _joined(attend(queries_BLHK, keys_BSHK, values_BSHK, is_causal))
+            out_BLD = self.out_proj.of_biased(heads_BLD, self.v_proj.bias[...])
+        return _hidden(out_BLD, dropout), source_BSD
 
     def _split(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H K"]:
         return x_BLD.reshape(*x_BLD.shape[:2], self.heads, -1)
@@ -84,7 +103,7 @@ class EncoderLayer(nnx.Module):
     def __call__(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
         """The stream after this layer."""
         x_BSD, normed_BSD = self.self_attn_layer_norm.beside(x_BSD)
-        return self.feed_forward(x_BSD + self.self_attn(normed_BSD, normed_BSD, dropout=dropout), dropout)
+        return self.feed_forward(x_BSD + self.self_attn.to_itself(normed_BSD, dropout=dropout), dropout)
 
     def feed_forward(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
         """The layer's second half."""
@@ -106,13 +125,13 @@ class DecoderLayer(nnx.Module):
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
-    ) -> Float[Array, "B L D"]:
-        """The stream after this layer, given the encoder's hidden states."""
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S D"]]:
+        """The stream after this layer, given the encoder's hidden states, and these for the next one."""
         x_BLD, normed_BLD = self.self_attn_layer_norm.beside(x_BLD)
-        x_BLD = x_BLD + self.self_attn(normed_BLD, normed_BLD, is_causal=True, dropout=dropout)
+        x_BLD = x_BLD + self.self_attn.to_itself(normed_BLD, is_causal=True, dropout=dropout)
         x_BLD, normed_BLD = self.encoder_attn_layer_norm.beside(x_BLD)
-        x_BLD = x_BLD + self.encoder_attn(normed_BLD, hidden_BSD, dropout=dropout)
-        return self.feed_forward(x_BLD, dropout)
+        heard_BLD, hidden_BSD = self.encoder_attn(normed_BLD, hidden_BSD, dropout=dropout)
+        return self.feed_forward(x_BLD + heard_BLD, dropout), hidden_BSD
 
     def feed_forward(self, x_BLD: Float[Array, "B L D"], dropout: Dropout | None = None) -> Float[Array, "B L D"]:
         """The layer's last third."""
@@ -171,7 +190,8 @@ class Decoder(nnx.Module):
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
         x_BLD = _hidden(self.embed(tokens_BL), dropout)
         for layer in self.layers:
-            x_BLD = _run(self.remat == "layers", functools.partial(layer, dropout=dropout), x_BLD, hidden_BSD)
+            run = functools.partial(layer, dropout=dropout)
+            x_BLD, hidden_BSD = _run(self.remat == "layers", run, x_BLD, hidden_BSD)
         return self.layer_norm(x_BLD)
 
     def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
@@ -205,9 +225,13 @@ class Whisper(nnx.Module):
         return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM, dropout), dropout))
 
 
-def _run(again: bool, part: Callable[..., Array], *inputs: Array) -> Array:
-    output: Array = (jax.checkpoint(part) if again else part)(*inputs)
+def _run(again: bool, part: Callable[..., Output], *inputs: Array) -> Output:
+    output: Output = (jax.checkpoint(part) if again else part)(*inputs)
     return output
+
+
+def _joined(heads_BLHK: Float[Array, "B L H K"]) -> Float[Array, "B L D"]:
+    return heads_BLHK.reshape(*heads_BLHK.shape[:2], -1)
 
 
 def _hidden(x: Array, dropout: Dropout | None) -> Array:

@@ -15,6 +15,7 @@ import jax
 
 WARM_STEPS = 2  # before the trace: the first compiles
 SLOWEST = 10
+CLOSE = 0.01  # microseconds between the ends of operations that end together
 OPERATIONS = "XLA Ops"  # the thread of a TPU or GPU trace that has them all
 
 
@@ -78,8 +79,8 @@ def self_times(events: Sequence[dict[str, Any]]) -> dict[str, tuple[float, int]]
         own = [event["dur"] for event in ordered]
         open_ones: list[int] = []
         for number, event in enumerate(ordered):
-            while open_ones and event["ts"] >= ordered[open_ones[-1]]["ts"] + ordered[open_ones[-1]]["dur"]:
-                open_ones.pop()
+            while open_ones and _end(event) > _end(ordered[open_ones[-1]]) + CLOSE:
+                open_ones.pop()  # it ended before, or, as a GPU's kernels may, shortly after this one began
             if open_ones:
                 own[open_ones[-1]] -= event["dur"]
             open_ones.append(number)
@@ -87,3 +88,8 @@ def self_times(events: Sequence[dict[str, Any]]) -> dict[str, tuple[float, int]]
             seconds, calls = found.get(event["name"], (0.0, 0))
             found[event["name"]] = seconds + microseconds / 1e6, calls + 1
     return found
+
+
+def _end(event: dict[str, Any]) -> float:
+    end: float = event["ts"] + event["dur"]
+    return end

@@ -28,8 +28,8 @@ def with_gradients(function: Callable[..., object], inputs: list, grads: object)
 def on_kernels(monkeypatch):
     """The kernels, interpreted, in parts that do not divide the arrays."""
     monkeypatch.setattr(ops, "_on_kernels", lambda _: True)
-    monkeypatch.setattr(kernels, "PROGRAMS", 6)
-    monkeypatch.setattr(kernels, "COLUMNS", 32)
+    for name in ("LAYER_NORM", "LAYER_NORM_BACKWARD", "BIASED", "BIASED_BACKWARD"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name)._replace(columns=32, programs=6))
 
 
 def torch_layer_norm(x, scale, bias, beside, grad):

@@ -341,14 +341,14 @@ def test_a_profile_names_the_slowest_operations_and_leaves_a_trace(eight, capsys
 
 
 def test_an_operations_own_time_leaves_out_what_runs_inside_it():
-    """A loop of 10 µs with two calls of 3 µs in it, on each of two threads."""
+    """A loop of 10 µs with two calls of 3 µs in it, on each of two threads; what follows starts before another ends."""
     events = [
         {"ph": "X", "pid": 1, "tid": tid, "ts": start, "dur": dur, "name": name, "args": {"hlo_op": name}}
         for tid in (1, 2)
-        for name, start, dur in [("while", 0, 10), ("dot", 1, 3), ("dot", 5, 3), ("add", 10, 2)]
+        for name, start, dur in [("while", 0, 10), ("dot", 1, 3), ("dot", 5, 3), ("add", 10, 2), ("exp", 11.9, 4)]
     ]
     others = [{}, {"ph": "X", "pid": 1, "tid": 1, "ts": 0, "dur": 99, "name": "python"}]
     got = self_times([*others, *events])
     assert {name: (round(1e6 * seconds), calls) for name, (seconds, calls) in got.items()} == {
-        "while": (8, 2), "dot": (12, 4), "add": (4, 2),
+        "while": (8, 2), "dot": (12, 4), "add": (4, 2), "exp": (8, 2),
     }  # fmt: skip
