@@ -71,7 +71,7 @@ def measure(config: StepBenchmark, shards: Shards) -> dict[str, Any]:
     started = time.perf_counter()
     compiled = step.lower(state, waiting[0]).compile()
     compiling = time.perf_counter() - started
-    state, _ = compiled(state, waiting[0])
+    state, _ = jax.block_until_ready(compiled(state, waiting[0]))
 
     def steps(state: TrainState, count: int) -> tuple[TrainState, float]:
         started = time.perf_counter()

@@ -16,6 +16,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("NPROC", "16")
 
 import jax
+import numpy as np
 import pytest
 import tyro
 from flax import nnx
@@ -40,6 +41,7 @@ THOROUGH = os.environ.get("THOROUGH") == "1"
 """Whether some tests take their long form: every benchmark, more clips and processes, sixty days."""
 thorough = pytest.mark.skipif(not THOROUGH, reason="long; `make test-thorough` runs it")
 END_OF_TEXT = 50_257
+LAST_POSITION = 20  # of the small model's transcripts
 SMALL = {
     "d_model": 16,
     "encoder_layers": 1,
@@ -91,13 +93,22 @@ def bucket() -> Iterator[UPath]:
 
 @pytest.fixture(scope="session")
 def small_model_dir(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Whisper with base's tokenizer and vocabulary, small enough to train in seconds."""
+    """A random Whisper with base's tokenizer and vocabulary, small enough to train in seconds.
+
+    It ends its transcripts by itself: from some position on the decoder's positions are the end's own embedding.
+    """
     folder = tmp_path_factory.mktemp("small") / "whisper-small-random"
     copy_small_files(base_model_dir, folder)
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | SMALL))
     model = Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0))
-    save_file(to_torch_tensors(nnx.state(model)), folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = to_torch_tensors(nnx.state(model))
+    words, positions = "model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight"
+    end_D = 10 * tensors[words][END_OF_TEXT]  # so that no other token's lies further along it
+    tensors[words] = np.where(np.arange(len(tensors[words]))[:, None] == END_OF_TEXT, end_D, tensors[words])
+    towards_P1 = np.where(np.arange(len(tensors[positions]))[:, None] < LAST_POSITION, -0.3, 10.0)
+    tensors[positions] = tensors[positions] + towards_P1.astype(np.float32) * end_D
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
