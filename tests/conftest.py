@@ -42,6 +42,7 @@ THOROUGH = os.environ.get("THOROUGH") == "1"
 thorough = pytest.mark.skipif(not THOROUGH, reason="long; `make test-thorough` runs it")
 END_OF_TEXT = 50_257
 LAST_POSITION = 20  # of the small model's transcripts
+SOME_WORD = 1000
 SMALL = {
     "d_model": 16,
     "encoder_layers": 1,
@@ -95,7 +96,8 @@ def bucket() -> Iterator[UPath]:
 def small_model_dir(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper with base's tokenizer and vocabulary, small enough to train in seconds.
 
-    It ends its transcripts by itself: from some position on the decoder's positions are the end's own embedding.
+    It ends its transcripts by itself: the decoder's positions lie along the embeddings of words, and later ones along
+    the end's.
     """
     folder = tmp_path_factory.mktemp("small") / "whisper-small-random"
     copy_small_files(base_model_dir, folder)
@@ -106,8 +108,9 @@ def small_model_dir(base_model_dir: Path, tmp_path_factory: pytest.TempPathFacto
     words, positions = "model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight"
     end_D = 10 * tensors[words][END_OF_TEXT]  # so that no other token's lies further along it
     tensors[words] = np.where(np.arange(len(tensors[words]))[:, None] == END_OF_TEXT, end_D, tensors[words])
-    towards_P1 = np.where(np.arange(len(tensors[positions]))[:, None] < LAST_POSITION, -0.3, 10.0)
-    tensors[positions] = tensors[positions] + towards_P1.astype(np.float32) * end_D
+    before = 5 * tensors[words][SOME_WORD : SOME_WORD + LAST_POSITION] - 0.3 * end_D
+    after = np.tile(10 * end_D, (len(tensors[positions]) - LAST_POSITION, 1))
+    tensors[positions] = tensors[positions] + np.concatenate([before, after])
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

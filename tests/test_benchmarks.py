@@ -11,13 +11,13 @@ from tests.conftest import REPOSITORY, THOROUGH
 from tests.test_readme import environment
 
 QUICK = {
-    "accelerator": "--runs 'scan --layers 2 --d-model 64 --positions 20 --repeats 1' --out {folder}/found.json",
-    "attention": "--windows 1 --repeats 1",
+    "accelerator": "--runs 'input --clips 50 --plan-clips 100 --workers 0 --seconds 0.5' --out {folder}/found.json",
     "augment": "--repeats 1",
     "featurize_memory": "--rows 10 20",
     "input": "--clips 200 --plan-clips 1000 --workers 0 1 --seconds 1",
 }
 SLOW = {
+    "attention": "--windows 1 --repeats 1",
     "decode": "--model {model} --clips 2 --turns 1 --peer-batches 2 --most-different 2",
     "eight_bits": "--limit 1",
     "featurize": "--corpus {folder}/joined --clips 4 --peer-clips 2 --rounds 1 --workers 1",
