@@ -119,7 +119,7 @@ def bias_gelu(x_BLD: Float[Array, "B L D"], bias_D: Float[Array, "D"]) -> Float[
     if _on_kernels(x_BLD):
         from jax_train import kernels
 
-        return kernels.biased(_rows(x_BLD), bias_D, lambda x: x * _fast_normal(x)[0]).reshape(x_BLD.shape)
+        return kernels.biased(_rows(x_BLD), bias_D, _fast_gelu).reshape(x_BLD.shape)
     wide_BLD = x_BLD.astype(jnp.float32) + _wide(bias_D)
     return (wide_BLD * _normal(wide_BLD, x_BLD.dtype)[0]).astype(x_BLD.dtype)
 
@@ -158,6 +158,10 @@ def _bias_gelu_backward(kept: tuple[Array, Array], grad_BLD: Array) -> tuple[Arr
     cdf_BLD, density_BLD = _normal(wide_BLD, x_BLD.dtype)
     grad_x_BLD = (cdf_BLD + wide_BLD * density_BLD) * grad_BLD.astype(jnp.float32)
     return grad_x_BLD.astype(x_BLD.dtype), grad_x_BLD.sum((0, 1))
+
+
+def _fast_gelu(x: Array) -> Array:
+    return x * _fast_normal(x)[0]
 
 
 def _fast_derivative(x: Array) -> Array:
