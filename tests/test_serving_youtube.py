@@ -21,6 +21,11 @@ from serving.media import SAMPLE_RATE, Limits, TooLargeError
 from serving.youtube import Video, download, look_up
 from tests.youtube_standin import Handler, StandIn, standin
 
+# yt-dlp leaves connections that we break off to the garbage collector, which may come in any test.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
+
 ID = "dQw4w9WgXcQ"
 LINK = f"https://youtu.be/{ID}"
 SOUND = "https://rr1---sn-abc.googlevideo.com/videoplayback?itag=140&expire=4102444800"
