@@ -69,6 +69,8 @@ def layer_norm_backward(
     """Gradients of x, to which `beside` is added, of scale and of bias, given the result's."""
     rows, width = x_RD.shape
     programs, rounds = _shares(rows, LAYER_NORM_BACKWARD)
+    firsts = range(0, width, LAYER_NORM_BACKWARD.columns)
+    warps = LAYER_NORM_BACKWARD.warps * pl.next_power_of_2(len(firsts))  # as many numbers a thread for a wider model
 
     def kernel(x_ref, grad_ref, beside_ref, scale_ref, out_ref, grad_scale_ref, grad_bias_ref):
         program = pl.program_id(0)
@@ -86,7 +88,6 @@ def layer_norm_backward(
             return [(a + grad * norm, b + grad) for (a, b), grad, norm in zip(sums, grads, normed, strict=True)]
 
         nothing = jnp.zeros((LAYER_NORM_BACKWARD.rows, LAYER_NORM_BACKWARD.columns), jnp.float32)
-        firsts = range(0, width, LAYER_NORM_BACKWARD.columns)
         sums = jax.lax.fori_loop(0, rounds, one_round, [(nothing, nothing)] * len(firsts))
         for first_column, (grad_scale_RC, grad_bias_RC) in zip(firsts, sums, strict=True):
             _store_sum(grad_scale_ref, grad_scale_RC, program, first_column)
@@ -96,7 +97,7 @@ def layer_norm_backward(
     out_RD, grad_scale_PD, grad_bias_PD = _call(
         "layer_norm_backward",
         kernel,
-        LAYER_NORM_BACKWARD.warps,
+        warps,
         x_RD,
         grad_RD,
         beside_RD,
