@@ -38,7 +38,7 @@ DTYPE ?=
 FILE ?=
 PORT ?= 7860
 MONITOR ?=
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 ARGS ?=
 
 TRAIN_MODEL = $(or $(MODEL),openai/whisper-tiny)

@@ -10,6 +10,8 @@ Shapes: C clips.
 """
 
 import dataclasses
+import importlib
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from data.errors import UserError
 
 NORMALISER = "transformers BasicTextNormalizer(remove_diacritics=False)"
 METRIC = Path(__file__).parent / "wer.py"
+PIPELINES = "transformers.pipelines"
 SCORES = ("wer", "cer", "wer_normalised", "cer_normalised")
 
 
@@ -88,12 +91,25 @@ def edits(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[Edits, 
     return aligned(references, hypotheses), aligned(normal_references, [normalise(text) for text in hypotheses])
 
 
+def load_metric() -> Any:
+    """Our metric, by `evaluate`, which takes seconds to import.
+
+    Decision: it is imported as where transformers has no pipelines. For its evaluators, of which nothing here makes
+    use, it would import those, and with them PyTorch: three more seconds and a quarter of a gigabyte in every training
+    and evaluation. Pipelines themselves work as ever.
+    """
+    if "evaluate" not in sys.modules and PIPELINES not in sys.modules:
+        sys.modules[PIPELINES] = None  # type: ignore[assignment]  # an ImportError for who asks
+        try:
+            importlib.import_module("evaluate")
+        finally:
+            del sys.modules[PIPELINES]
+    return importlib.import_module("evaluate").load(str(METRIC), keep_in_memory=True)
+
+
 def aligned(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
     """The edits between texts as they are given, by our metric."""
-    import evaluate  # takes seconds to import (with torch there, it imports that too)
-
-    metric = evaluate.load(str(METRIC), keep_in_memory=True)
-    found = metric.compute(references=list(references), predictions=list(hypotheses), alignments=True)
+    found = load_metric().compute(references=list(references), predictions=list(hypotheses), alignments=True)
     words, characters = found["words"], found["characters"]
     return Edits(
         reference_words=words.references,

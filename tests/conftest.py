@@ -4,12 +4,14 @@ Servers and browsers are imported where they are asked for: a GPU's machine that
 training can run the tests of numerics.
 """
 
+import importlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Eight devices on few cores: XLA's thread pool must be larger than the device count, or queued steps deadlock.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -23,6 +25,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 from upath import UPath
 
+from data.errors import UserError
 from data.featurize import FeaturizeConfig, featurize
 from jax_train.checkpoints import copy_small_files
 from jax_train.config import WhisperConfig, compilation_cache
@@ -156,6 +159,24 @@ def commands_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in ("stages", "crossval", "scoreboard"):
         monkeypatch.setattr(f"jax_train.{module}.stage", here)
     return asked
+
+
+@pytest.fixture
+def proved_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What proves an export runs in this process, which has PyTorch already; elsewhere it imports it anew."""
+
+    def ask(module: str, *arguments: object) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            importlib.import_module(module).main()
+        except SystemExit:
+            raise UserError(f"export refused: {capsys.readouterr().err.strip()}") from None
+        found: dict[str, Any] = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        return found
+
+    for module in ("export", "other_formats"):
+        monkeypatch.setattr(f"jax_train.{module}.ask", ask)
 
 
 @pytest.fixture(scope="module")

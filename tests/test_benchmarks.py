@@ -24,6 +24,7 @@ SLOW = {
     "improving": "--arms 'no timestamps' --test-clips 2 --steps 1 --folder {folder}",
     "load": "--clients 2 --minutes 0.1 --clips 2",
     "scan": "--layers 2 --d-model 64 --positions 20 --repeats 1",
+    "scoring": "--turns 1",
     "serve": "--turns 1 --clips 1 --minutes 0 --arms ours pipeline",
     "serve_memory": "--minutes 1",
     "serve_rounding": "--clips 1 --strides 8",

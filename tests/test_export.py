@@ -105,6 +105,7 @@ def test_the_pipeline_writes_what_generate_does(exported):
     assert heard["text"] == processor.batch_decode(tokens, skip_special_tokens=True)[0]
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_adapters_are_merged_and_stored_in_float16(small_model_dir, small_shards, tmp_path):
     run, folder = tmp_path / "run", tmp_path / "model"
     adapters = Lora(rank=4, targets=("q_proj", "v_proj"))
@@ -120,6 +121,7 @@ def test_adapters_are_merged_and_stored_in_float16(small_model_dir, small_shards
     assert adapted == {name for name in after if name.endswith(("q_proj.weight", "v_proj.weight"))}
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_an_earlier_export_is_replaced_and_a_foreign_folder_is_not(run, exported, tmp_path):
     again = tmp_path / "model"
     shutil.copytree(exported[0], again)
@@ -139,6 +141,7 @@ def test_an_earlier_export_is_replaced_and_a_foreign_folder_is_not(run, exported
         export(ExportConfig(run, again))
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_another_format_is_proved_by_its_own_program(run, tmp_path):
     record = export(ExportConfig(run, tmp_path / "ct2", format="ctranslate2", dtype="float16"))
     assert record["program"] == {"program": "ctranslate2", "clips": 4, "different": 0, "token_error_rate": 0.0}

@@ -58,6 +58,7 @@ def test_a_model_of_english_alone_is_told_neither_language_nor_task(english):
             refused(folder, "it")
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_a_model_of_english_alone_is_scored_as_generate_writes_trained_and_exported(english, tmp_path):
     folder, shards = english
     config = EvaluateConfig(shards, model=str(folder), out=tmp_path / "scores", max_new_tokens=8, batch_size=4)
@@ -73,6 +74,7 @@ def test_a_model_of_english_alone_is_scored_as_generate_writes_trained_and_expor
     assert model.generation_config.is_multilingual is False
 
 
+@pytest.mark.usefixtures("proved_here")
 @pytest.mark.parametrize(("form", "dtype"), [("huggingface", "float16"), ("ctranslate2", "float32"), ("ggml", "")])
 def test_large_v3s_vocabulary_and_mel_bins_leave_in_every_format(large, tmp_path, form, dtype):
     """Their programs load the file, with 100 languages and a decoder shallower than the encoder, and write the same."""

@@ -102,6 +102,7 @@ def test_an_unknown_preset_is_one_line_that_lists_all():
         from_command_line(["--preset", "huge", *PATHS], None)
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_a_lab_run_with_other_heads_is_evaluated_and_exported_with_them(small_model_dir, small_shards, tmp_path):
     """The pretrained matrices stay as they are at first: it is their splitting that differs."""
     options = ["--shards", str(small_shards), "--run", str(tmp_path / "run"), "--model", str(small_model_dir)]

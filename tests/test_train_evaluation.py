@@ -185,6 +185,7 @@ def test_the_average_is_the_mean_of_what_the_checkpoints_hold(config, monkeypatc
     assert not out.with_name("other").exists()
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_the_average_of_the_last_of_a_lora_run_is_merged_exported_and_keeps_its_recipe(config, monkeypatch, tmp_path):
     monkeypatch.setattr(Evaluation, "run", scored_by_table)
     adapters = Lora(rank=4, targets=("q_proj", "v_proj"))

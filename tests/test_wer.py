@@ -10,6 +10,7 @@ import pytest
 from data.errors import UserError
 from jax_train.scores import METRIC, SCORES, normaliser, scores
 from jax_train.word_pairs import word_pairs
+from tests.conftest import REPOSITORY
 
 REFERENCES = ["Perché no, c'è il sole.", "Buongiorno a tutti!", "E poi?"]
 HYPOTHESES = ["perche no c'è sole", "Buongiorno a tutti!", ""]
@@ -79,3 +80,15 @@ print(evaluate.load({str(METRIC)!r}).compute(references=["uno due"], predictions
     environment = {"PATH": "/usr/bin:/bin", "HF_HOME": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "0.5", done.stderr
+
+
+def test_scoring_brings_no_pytorch_and_leaves_pipelines_as_they_were():
+    program = """
+import sys
+from jax_train.scores import scores
+print(scores(["uno due"], ["uno"])["wer"], "torch" in sys.modules)
+from transformers import pipeline
+print(pipeline.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["50.0", "False", "pipeline"], done.stderr
