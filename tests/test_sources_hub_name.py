@@ -32,8 +32,8 @@ source, split, options = json.loads(sys.argv[1])
 print(json.dumps(read_split(source, split, SourceOptions(**options)).dataset))
 time.sleep(0.5)
 """
-"""It waits, as threads of Arrow's that `datasets` streams with may hold a piece of a file that was just read, and one that
-gives it back after the interpreter's end is an abort. Commands go on for longer after reading a source."""
+"""It waits, as threads of Arrow's that `datasets` streams with may hold a piece of a file that was just read, and one
+that gives it back after the interpreter's end is an abort. Commands go on for longer after reading a source."""
 
 
 @pytest.fixture(scope="module")
