@@ -1,5 +1,7 @@
 """Attention of one encoder layer of Whisper base on the CPU, forward and backward: ours, XLA's, PyTorch's fused.
 
+And ours without its softmax, which says how much of it are products.
+
 Ours against PyTorch's `scaled_dot_product_attention` is the ratio; the float32 arithmetic is the same. All cores.
 
     make bench-attention [ARGS="--windows 2"]
@@ -70,7 +72,7 @@ def of_torch(qkv: list[np.ndarray], repeats: int) -> tuple[float, float]:
 
 
 def products_alone(q_BLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array) -> jax.Array:
-    """Ours without the softmax: what is left is XLA's matrix products, which attention cannot be faster than."""
+    """Ours without the softmax: what is left are its matrix products."""
     heads = [jnp.swapaxes(x, 1, 2).reshape(-1, POSITIONS, HEAD_SIZE) for x in (q_BLHK, k_BSHK, v_BSHK)]
     return jax.lax.map(lambda head: (head[0] @ head[1].T) @ head[2], tuple(heads))
 

@@ -95,8 +95,8 @@ def load_metric() -> Any:
     """Our metric, by `evaluate`, which takes seconds to import.
 
     Decision: it is imported as where transformers has no pipelines. For its evaluators, of which nothing here makes
-    use, it would import those, and with them PyTorch: three more seconds and a quarter of a gigabyte in every training
-    and evaluation. Pipelines themselves work as ever.
+    use, it would import those, and with them PyTorch: three more seconds and a quarter of a gigabyte for everyone who
+    scores, a run that evaluates too. Pipelines themselves work as ever.
     """
     if "evaluate" not in sys.modules and PIPELINES not in sys.modules:
         sys.modules[PIPELINES] = None  # type: ignore[assignment]  # an ImportError for who asks

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tests.conftest import REPOSITORY
 from tests.test_readme import environment
 
-TEST_CLIPS, STEPS = 12, 8  # of the demo's own 83 and 12, for time
+TEST_CLIPS, STEPS = 20, 8  # of the demo's own 83 and 12, for time
 
 
 def test_make_demo_lowers_the_word_error_rate_by_a_quarter():

@@ -111,7 +111,7 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
         assert np.mean(np.abs(np.asarray(ours[name]) - value) > 1e-4) < 0.02, name
 
 
-@pytest.mark.parametrize("told", [[1], [0, 1]] if THOROUGH else [[1]])
+@pytest.mark.parametrize("told", [[1], [0, 1]], ids=["one", "both"])
 def test_sigterm_to_one_or_both_of_two_processes_saves_the_run_and_ends_both_with_0(
     small_model_dir, small_shards, tmp_path, told
 ):
