@@ -63,6 +63,10 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
 # 4 kB was a third of a small training step's processor time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
+# Container images set it to stay small; each command would then compile the libraries it imports anew, which takes
+# a process of PyTorch, transformers and JAX 22 s in place of 9.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup weights demo plan featurize verify preview train curves evaluate compare crossval scoreboard average export publish transcribe serve space daily daily-features daily-inference daily-confidence daily-train rollback monitor environments test test-thorough check clean
 
