@@ -63,8 +63,7 @@ FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHA
 # 4 kB was a third of a small training step's processor time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-# Container images set it to stay small; each command would then compile the libraries it imports anew, which takes
-# a process of PyTorch, transformers and JAX 22 s in place of 9.
+# Container images set it to stay small; each command would then compile all of PyTorch, transformers and JAX anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -176,6 +175,15 @@ check: $(READY)  ## lint, format, types, and which package may import which
 
 bench-%: $(READY)  ## run benchmarks/NAME.py
 	@$(BIN)/python -m benchmarks.$* $(ARGS)
+
+# It compiles for TPUs that are not there. Not in .venv, where JAX would look for a TPU whenever it starts.
+.cache/libtpu/.ready: $(READY) benchmarks/tpu-requirements.txt
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --upgrade --target .cache/libtpu -r benchmarks/tpu-requirements.txt
+	@touch $@
+
+bench-tpu: export TPU_LIBRARY_PATH ?= .cache/libtpu/libtpu/libtpu.so
+bench-tpu: export JAX_PLATFORMS := cpu
+bench-tpu: .cache/libtpu/.ready
 
 clean:  ## remove what the demo, tests and tools wrote; keep environments, weights, shards and runs
 	rm -rf build demo preview.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache/jax *.egg-info

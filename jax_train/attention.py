@@ -1,8 +1,9 @@
 """Softmax attention that never keeps its probabilities, by the fastest way each device has.
 
 Kept for the backward pass, the probabilities are most of a training step's memory (72 MB a layer and window for eight
-heads in float32). A GPU has cuDNN's fused kernel for that. Elsewhere the same is done in plain operations: all heads at
-once, or on the CPU, where that is faster, one after another (`make bench-attention`; figures in docs/performance.md).
+heads in float32). A GPU has cuDNN's fused kernel for that, a TPU ours (`tpu_attention`). Elsewhere the same is done in
+plain operations: all heads at once, or on the CPU, where that is faster, one after another (`make bench-attention`;
+figures in docs/performance.md).
 
 B batch, L query positions, Q queries of a block, S key positions, H heads, K head size, N blocks.
 """
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jax_train.precision import has_kernels
+from jax_train.precision import has_kernels, has_tpu_attention
 
 CUDNN_HEAD_SIZES = range(8, 129, 8)  # what its kernels are made for
+TPU_HEAD_SIZES = (64, 128)  # Whisper's, and the other whose scores leave room on the chip
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
 
 
@@ -29,6 +31,8 @@ def attend(
     """Softmax attention scaled by K^-1/2, the softmax in float32; causal: query l sees keys 0 to l."""
     if _has_cudnn(q_BLHK):
         return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, is_causal=is_causal, implementation="cudnn")
+    if _has_tpu_kernel(q_BLHK):
+        return _on_tpu(q_BLHK, k_BSHK, v_BSHK, is_causal)
     return _by_head(functools.partial(_one_head, is_causal), q_BLHK, k_BSHK, v_BSHK)
 
 
@@ -53,6 +57,19 @@ def attend_counted(
 def _has_cudnn(q_BLHK: Array) -> bool:
     """Whether cuDNN's fused attention takes these queries."""
     return q_BLHK.shape[-1] in CUDNN_HEAD_SIZES and has_kernels(jax.devices()[0], q_BLHK.dtype.name)
+
+
+def _has_tpu_kernel(q_BLHK: Array) -> bool:
+    return q_BLHK.shape[-1] in TPU_HEAD_SIZES and has_tpu_attention(jax.devices()[0], q_BLHK.dtype.name)
+
+
+def _on_tpu(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, is_causal: bool) -> Array:
+    from jax_train import tpu_attention  # Pallas for TPUs takes time to import, and only they ask for it
+
+    size = q_BLHK.shape[-1]
+    q_BLHK = q_BLHK * jnp.asarray(size**-0.5, q_BLHK.dtype)
+    joined = (x.reshape(*x.shape[:2], -1) for x in (q_BLHK, k_BSHK, v_BSHK))
+    return tpu_attention.attention(*joined, size, is_causal).reshape(q_BLHK.shape)
 
 
 def _one_by_one() -> bool:

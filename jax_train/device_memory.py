@@ -16,7 +16,7 @@ from jax_train.config import TrainConfig, WhisperConfig
 from jax_train.layers import Remat
 from jax_train.memory_plan import memory_plan
 from jax_train.optimizer import trained
-from jax_train.precision import has_kernels
+from jax_train.precision import fuses_attention
 
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 GIGABYTE = 1e9
@@ -102,7 +102,7 @@ def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> R
             weights_dtype=lora.frozen_dtype if lora else "float32",
             compute_dtype=config.compute_dtype,
             remat=remat,
-            fused_attention=has_kernels(device, config.compute_dtype),
+            fused_attention=fuses_attention(device, config.compute_dtype),
         )
         if plan.total <= room:
             break

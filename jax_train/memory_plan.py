@@ -79,8 +79,8 @@ def memory_plan(
     """The plan for `batch_size` windows of `tokens` label tokens on one device.
 
     With `lora` the weights are frozen and may be stored in `weights_dtype`; else all are trained, in float32. With
-    `remat` a layer keeps less, as `layers.Remat` says. `fused_attention`, as `precision.has_kernels` says of a device,
-    makes no scores. Raises `UserError` for a LoRA target that matches nothing.
+    `remat` a layer keeps less, as `layers.Remat` says. `fused_attention`, as `precision.fuses_attention` says of a
+    device, makes no scores. Raises `UserError` for a LoRA target that matches nothing.
     """
     if lora is None and weights_dtype != "float32":
         raise UserError(f"weights in {weights_dtype}: only frozen ones; a whole model is trained in float32")
@@ -171,7 +171,7 @@ class PlanConfig:
     frozen_dtype: Type | None = None
     """Type in which LoRA keeps the model's own matrices; none: the compute type."""
     fused_attention: bool = False
-    """One kernel for attention, which makes no scores: GPUs of compute capability 8 and more, not a T4."""
+    """One kernel for attention, which makes no scores: TPUs, GPUs of compute capability 8 and more, not a T4."""
 
     def plan(self, batch_size: int) -> MemoryPlan:
         """The plan for a batch size."""

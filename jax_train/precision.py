@@ -18,6 +18,7 @@ from jax_train.config import TrainConfig
 Type = Literal["float32", "bfloat16", "float16"]
 
 BFLOAT16_COMPUTE_CAPABILITY = 8.0  # Ampere; cuDNN's fused attention begins there too
+TPUS_WITHOUT = ("TPU v2", "TPU v3")  # for which Pallas' products cannot be compiled
 SAME_BITS = "--xla_gpu_exclude_nondeterministic_ops=true"
 
 
@@ -34,6 +35,16 @@ def has_kernels(device: Any, dtype: str) -> bool:
     """Whether a device has kernels of its own in a type: cuDNN's attention, which never makes a layer's scores, and
     those of `kernels.py`."""
     return dtype != "float32" and compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY
+
+
+def has_tpu_attention(device: Any, dtype: str) -> bool:
+    """Whether a device takes `tpu_attention` in a type."""
+    return device.platform == "tpu" and dtype == "bfloat16" and device.device_kind not in TPUS_WITHOUT
+
+
+def fuses_attention(device: Any, dtype: str) -> bool:
+    """Whether a device's attention never makes a layer's scores in memory."""
+    return has_kernels(device, dtype) or has_tpu_attention(device, dtype)
 
 
 def compute_capability(device: Any) -> float:

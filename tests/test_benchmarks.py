@@ -1,7 +1,9 @@
 """The benchmarks, at their smallest: each ends with a line of results. What they measure is not looked at."""
 
 import json
+import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ QUICK = {
     "augment": "--repeats 1",
     "featurize_memory": "--rows 10 20",
     "input": "--clips 200 --plan-clips 1000 --workers 0 1 --seconds 1",
+    **({"tpu": "--schedule --chips 2"} if sys.platform == "linux" and platform.machine() == "x86_64" else {}),
 }
 SLOW = {
     "attention": "--windows 1 --repeats 1",

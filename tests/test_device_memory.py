@@ -102,7 +102,7 @@ def test_as_much_is_computed_again_as_the_device_asks_for(config, monkeypatch, c
     Without a kernel for attention its scores are 28 GB more.
     """
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(room)])
-    monkeypatch.setattr("jax_train.device_memory.has_kernels", lambda *_: kernels)
+    monkeypatch.setattr("jax_train.device_memory.fuses_attention", lambda *_: kernels)
     config = dataclasses.replace(config, batch_size=64 * jax.device_count(), compute_dtype="bfloat16")
     assert remat_that_fits(config, PUBLISHED["small"], 96) == remat
     assert (f"--remat {remat}: " in capsys.readouterr().out) == (remat != "none")

@@ -16,7 +16,7 @@ from jax_train.config import PUBLISHED, TrainConfig
 from jax_train.export import ExportConfig, export
 from jax_train.memory_plan import memory_plan
 from jax_train.model import functional
-from jax_train.precision import decided, has_kernels, suited
+from jax_train.precision import decided, fuses_attention, has_kernels, suited
 from jax_train.presets import PRESETS, from_command_line
 from jax_train.train import train
 from jax_train.weights import load_model
@@ -73,6 +73,21 @@ def test_a_t4_has_neither_bfloat16_nor_a_kernel_for_attention_and_an_a100_both()
         True,
         False,
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "fuses"),
+    [
+        (T4, "float16", False),
+        (A100, "bfloat16", True),
+        (SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"), "bfloat16", True),
+        (SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"), "float32", False),
+        (SimpleNamespace(platform="tpu", device_kind="TPU v3"), "bfloat16", False),
+        (SimpleNamespace(platform="cpu", device_kind="cpu"), "bfloat16", False),
+    ],
+)
+def test_which_devices_attend_without_a_layers_scores_in_memory(device, dtype, fuses):
+    assert fuses_attention(device, dtype) == fuses
 
 
 def test_there_is_a_preset_of_every_published_size():
