@@ -62,7 +62,8 @@ class Chip(NamedTuple):
     gigabytes_per_second: float
 
 
-CHIPS = {"v5 lite": Chip(16, 819), "v6 lite": Chip(32, 1640)}
+CHIPS = {"v5 lite": Chip(16, 819), "v6 lite": Chip(32, 1640), "TPU v4": Chip(32, 1228), "TPU v5": Chip(95, 2765)}
+"""By what a device calls itself; v5e and v6e are lite, v5p is v5."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +80,8 @@ class TpuBenchmark:
     """Label positions of a window; packed windows of Common Voice have about so many."""
     remat: Remat = "none"
     optimizer: Literal["adamw", "adafactor"] = "adamw"
-    topology: Literal["v5e:2x2", "v5e:2x4", "v5e:4x4", "v6e:2x2", "v6e:2x4"] = "v5e:2x2"
-    """Of the slice."""
+    topology: str = "v5e:2x2"
+    """Of the slice: v5e:2x4, v4:2x2x1, v5p:2x2x1, v6e:2x2, …"""
     chips: int = 1
     """Of the slice, that train; Colab has one."""
     fsdp: int = 1
@@ -111,7 +112,7 @@ def slice_of(config: TpuBenchmark) -> list[Any]:
         found = topologies.get_topology_desc(config.topology, platform="tpu").devices
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"no compiler for TPUs: {error}; `make bench-tpu` fetches libtpu and names it in TPU_LIBRARY_PATH"
+            f"--topology {config.topology}: {error}; libtpu, which knows them, is what `make bench-tpu` fetches"
         ) from error
     if config.chips > len(found):
         raise UserError(f"--chips {config.chips}: {config.topology} has {len(found)}")
