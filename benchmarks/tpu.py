@@ -7,7 +7,7 @@ over the memory's bandwidth, whichever is more, and its MFU is at most what foll
 
 Arms: ours, and the same step with attention in XLA's plain operations, as it is where `tpu_attention` is not. With
 `--schedule` the kernels of an encoder layer's attention alone: instructions that are issued, one a cycle, and the share
-of the chip's matrix units in use meanwhile.
+of the chip's matrix units in use meanwhile. With `--num-beams` the decoder of `make evaluate`.
 
     make bench-tpu [ARGS="--model base --batch-size 32 --topology v5e:2x4 --chips 8"]
 """
@@ -24,10 +24,11 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from flax import nnx
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.result import result_line
 from benchmarks.tpu_program import gigabytes_moved, schedule
@@ -35,7 +36,10 @@ from benchmarks.train import GB, PEAK, forward_flops
 from data.errors import UserError, command
 from data.log_mel import N_FRAMES
 from jax_train import attention
+from jax_train.beam_search import beam_search
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig
+from jax_train.decoding_rules import DecodingRules
+from jax_train.greedy import greedy
 from jax_train.layers import Remat
 from jax_train.model import Whisper, functional
 from jax_train.optimizer import make_optimizer, trained
@@ -53,6 +57,10 @@ WITHOUT_A_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 """So that libtpu asks no machine of Google's about itself, and several may compile at once."""
+
+
+RULES = DecodingRules((50258, 50274, 50359, 50363), 50257, (220, 50257), (220, 50257), 444, 50362)
+"""Of a multilingual Whisper, Italian; which tokens are suppressed makes no difference to a program."""
 
 
 class Chip(NamedTuple):
@@ -86,6 +94,8 @@ class TpuBenchmark:
     """Of the slice, that train; Colab has one."""
     fsdp: int = 1
     arms: tuple[Arm, ...] = ("ours", "plain")
+    num_beams: int = 0
+    """Not a step but decoding, with so many beams; 1: greedy."""
     schedule: bool = False
     """The attention's kernels alone."""
     queries: int = 0
@@ -176,6 +186,31 @@ def compiled(config: TpuBenchmark, devices: list[Any], arm: Arm) -> dict[str, fl
     }
 
 
+def decoder(config: TpuBenchmark, devices: list[Any]) -> dict[str, float]:
+    """What the compiler says of decoding windows of 30 s, of each chip."""
+    mesh = Mesh(np.asarray(devices), ("data",))
+    rows, everywhere = PartitionSpec("data"), PartitionSpec()
+    search = functools.partial(beam_search, num_beams=config.num_beams) if config.num_beams > 1 else greedy
+    with as_if_here(devices):
+        graph, state = nnx.split(nnx.eval_shape(lambda: Whisper(config.size, jnp.dtype("bfloat16"))))
+        lies = NamedSharding(mesh, everywhere)
+        state = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, jnp.bfloat16, sharding=lies), state)
+        shape = (config.batch_size * len(devices), N_FRAMES, config.size.num_mel_bins)
+        windows = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, rows))
+        program = jax.shard_map(
+            lambda state, log_mel_BFM: search(nnx.merge(graph, state), log_mel_BFM, rules=RULES),
+            mesh=mesh,
+            in_specs=(everywhere, rows),
+            out_specs=rows,
+            check_vma=False,
+        )
+        started = time.perf_counter()
+        plan = jax.jit(program).lower(state, windows).compile().memory_analysis()
+    assert plan, "libtpu always has one"
+    memory = (plan.argument_size_in_bytes + plan.temp_size_in_bytes) / GB
+    return {"compile_seconds": time.perf_counter() - started, "memory_gb": memory}
+
+
 def kernels(config: TpuBenchmark) -> dict[str, dict[str, float]]:
     """Cycles, and share of the matrix units in use, of the kernels of an encoder layer's attention to one window."""
     from jax_train import tpu_attention
@@ -216,8 +251,13 @@ def main() -> None:
         print(result_line("tpu: attention", "cycles a window and layer", total, None, more={"kernels": found}))
         return
     devices = slice_of(config)
-    arms = {arm: compiled(config, devices, arm) for arm in config.arms}
     kind = f"{config.chips} × {devices[0].device_kind}"
+    if config.num_beams:
+        figures = decoder(config, devices)
+        print(f"decoding, {config.model}, {config.batch_size} windows a chip, compiled for {kind}: {figures}")
+        print(result_line("tpu: decoding", "GB", figures["memory_gb"], None, more={"device": kind, **figures}))
+        return
+    arms = {arm: compiled(config, devices, arm) for arm in config.arms}
     print(f"{config.model}, {config.batch_size} windows a chip, bfloat16, compiled for {kind}; nothing was run")
     for name in next(iter(arms.values())):
         print(f"  {name:20}" + "".join(f"  {arm} {row[name]:9.3f}" for arm, row in arms.items()))
