@@ -18,6 +18,7 @@ import functools
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from unittest import mock
@@ -38,6 +39,7 @@ from data.log_mel import N_FRAMES
 from jax_train import attention
 from jax_train.beam_search import beam_search
 from jax_train.config import PUBLISHED, TrainConfig, WhisperConfig
+from jax_train.decode import on_rows
 from jax_train.decoding_rules import DecodingRules
 from jax_train.greedy import greedy
 from jax_train.layers import Remat
@@ -57,8 +59,6 @@ WITHOUT_A_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 """So that libtpu asks no machine of Google's about itself, and several may compile at once."""
-
-
 RULES = DecodingRules((50258, 50274, 50359, 50363), 50257, (220, 50257), (220, 50257), 444, 50362)
 """Of a multilingual Whisper, Italian; which tokens are suppressed makes no difference to a program."""
 
@@ -87,7 +87,6 @@ class TpuBenchmark:
     labels: int = 256
     """Label positions of a window; packed windows of Common Voice have about so many."""
     remat: Remat = "none"
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
     topology: str = "v5e:2x2"
     """Of the slice: v5e:2x4, v4:2x2x1, v5p:2x2x1, v6e:2x2, …"""
     chips: int = 1
@@ -130,7 +129,7 @@ def slice_of(config: TpuBenchmark) -> list[Any]:
 
 
 @contextlib.contextmanager
-def as_if_here(devices: list[Any]) -> Any:
+def as_if_here(devices: list[Any]) -> Iterator[None]:
     """The devices are those of this process, for whatever asks."""
     with mock.patch.multiple(jax, default_backend=lambda: "tpu", devices=lambda *_: devices):
         yield
@@ -139,9 +138,7 @@ def as_if_here(devices: list[Any]) -> Any:
 def abstract_step(config: TpuBenchmark, mesh: Mesh) -> tuple[Any, TrainState, Window]:
     """The training step, and what it takes: shapes that lie on the mesh."""
     windows = config.batch_size * mesh.size
-    settings = TrainConfig(
-        Path(), Path(), batch_size=windows, compute_dtype="bfloat16", fsdp=config.fsdp, optimizer=config.optimizer
-    )
+    settings = TrainConfig(Path(), Path(), batch_size=windows, compute_dtype="bfloat16", fsdp=config.fsdp)
     optimizer = make_optimizer(settings, lambda _: jnp.float32(1e-5))
     model = nnx.eval_shape(lambda: Whisper(config.size, jnp.dtype("bfloat16"), remat=config.remat))
     params, buffers, build = functional(model)
@@ -189,23 +186,16 @@ def compiled(config: TpuBenchmark, devices: list[Any], arm: Arm) -> dict[str, fl
 def decoder(config: TpuBenchmark, devices: list[Any]) -> dict[str, float]:
     """What the compiler says of decoding windows of 30 s, of each chip."""
     mesh = Mesh(np.asarray(devices), ("data",))
-    rows, everywhere = PartitionSpec("data"), PartitionSpec()
     search = functools.partial(beam_search, num_beams=config.num_beams) if config.num_beams > 1 else greedy
     with as_if_here(devices):
         graph, state = nnx.split(nnx.eval_shape(lambda: Whisper(config.size, jnp.dtype("bfloat16"))))
-        lies = NamedSharding(mesh, everywhere)
+        lies = NamedSharding(mesh, PartitionSpec())
         state = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, jnp.bfloat16, sharding=lies), state)
         shape = (config.batch_size * len(devices), N_FRAMES, config.size.num_mel_bins)
-        windows = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, rows))
-        program = jax.shard_map(
-            lambda state, log_mel_BFM: search(nnx.merge(graph, state), log_mel_BFM, rules=RULES),
-            mesh=mesh,
-            in_specs=(everywhere, rows),
-            out_specs=rows,
-            check_vma=False,
-        )
+        windows = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))
         started = time.perf_counter()
-        plan = jax.jit(program).lower(state, windows).compile().memory_analysis()
+        program = on_rows(functools.partial(search, rules=RULES), graph, mesh)
+        plan = program.lower(state, windows).compile().memory_analysis()
     assert plan, "libtpu always has one"
     memory = (plan.argument_size_in_bytes + plan.temp_size_in_bytes) / GB
     return {"compile_seconds": time.perf_counter() - started, "memory_gb": memory}

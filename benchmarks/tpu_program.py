@@ -2,7 +2,7 @@
 
 XLA's own count (`cost_analysis`) also has what stays on the chip, and a loop's body once. Here each instruction reads
 its operands and writes its result, but for what lies on the chip (`S(1)` in a layout); loops count as often as they
-run. A fusion that reads a slice of an array, or writes one in place, counts the slice.
+run, if the compiler knows it. A fusion that reads a slice of an array, or writes one in place, counts the slice.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import NamedTuple
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "u8": 1, "s8": 1, "pred": 1}
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
-NOTHING_MOVES = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "conditional", "call"}
+NOTHING_MOVES = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 
 
 class Instruction(NamedTuple):
@@ -89,7 +89,7 @@ def _of_instruction(computations: dict[str, list[Instruction]], one: Instruction
     total = 0 if written_in_place else _in_memory(one.shape)
     if written_in_place and _in_memory(one.shape):
         total += _size(inner[root.operands[1]])
-    for operand, parameter in zip(one.operands, _parameters(fused), strict=False):
+    for operand, parameter in zip(one.operands, _parameters(fused), strict=True):
         if parameter == written_in_place or not _in_memory(shapes.get(operand, "")):
             continue
         readers = [each for each in fused if parameter in each.operands]

@@ -48,8 +48,15 @@ from jax_train.step import Metrics, TrainState, make_train_step
 from jax_train.train import initial_state, overlaps
 
 PEAK = {
-    **{"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12},
-    **{"v5 lite": 197e12, "v6 lite": 918e12, "TPU v4": 275e12, "TPU v5": 459e12},
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "T4": 65e12,
+    "v5 lite": 197e12,
+    "v6 lite": 918e12,
+    "TPU v4": 275e12,
+    "TPU v5": 459e12,
 }
 """Dense bfloat16 (T4: float16) operations a second, by what a device calls itself; from the makers' data sheets."""
 GB = 1e9

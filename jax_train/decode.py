@@ -11,6 +11,7 @@ B batch, M mel bins, F mel frames (3000 in 30 s), N new tokens.
 import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,16 +102,7 @@ class BatchDecoder:
     def _compiled(
         self, search: Callable[..., Decoded], length: int, *others: jax.ShapeDtypeStruct
     ) -> Callable[..., Decoded]:
-        rows, everywhere = PartitionSpec("data"), PartitionSpec()
-        program = jax.jit(
-            jax.shard_map(
-                lambda state, *inputs: search(nnx.merge(self._graph, state), *inputs),
-                mesh=self._mesh,
-                in_specs=(everywhere, rows, *(shape.sharding.spec for shape in others)),
-                out_specs=rows,
-                check_vma=False,  # the token loop starts from constants, which are the same on every device
-            )
-        )
+        program = on_rows(search, self._graph, self._mesh, *(shape.sharding.spec for shape in others))
         shape = (self.batch_size, length, self.config.num_mel_bins)
         started = time.perf_counter()
         windows = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._rows)
@@ -127,6 +119,20 @@ class BatchDecoder:
 
     def _put(self, array_B: np.ndarray) -> jax.Array:
         return jax.device_put(array_B[np.minimum(np.arange(self.batch_size), len(array_B) - 1)], self._rows)
+
+
+def on_rows(search: Callable[..., Decoded], graph: Any, mesh: Mesh, *others: PartitionSpec) -> Any:
+    """The jitted search, each device of `mesh` on its own rows, of a model's state, windows and others that lie so."""
+    rows, everywhere = PartitionSpec("data"), PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            lambda state, *inputs: search(nnx.merge(graph, state), *inputs),
+            mesh=mesh,
+            in_specs=(everywhere, rows, *others),
+            out_specs=rows,
+            check_vma=False,  # the token loop starts from constants, which are the same on every device
+        )
+    )
 
 
 def text_of(tokens_N: Int[np.ndarray, "N"], tokenizer: Tokenizer, end: int) -> str:
