@@ -1,9 +1,9 @@
 """Softmax attention that never keeps its probabilities, by the fastest way each device has.
 
 Kept for the backward pass, the probabilities are most of a training step's memory (72 MB a layer and window for eight
-heads in float32). A GPU has cuDNN's fused kernel for that, a TPU ours (`tpu_attention`). Elsewhere the same is done in
-plain operations: all heads at once, or on the CPU, where that is faster, one after another (`make bench-attention`;
-figures in docs/performance.md).
+heads in float32). A GPU has cuDNN's fused kernel for that, a TPU and a CPU ours (`tpu_attention`, `cpu_attention`).
+Elsewhere the same is done in plain operations: all heads at once, or on a CPU without a compiler, where that is faster,
+one after another (`make bench-attention`; figures in docs/performance.md).
 
 B batch, L query positions, Q queries of a block, S key positions, H heads, K head size, N blocks.
 """
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jax_train import cpu_attention
 from jax_train.precision import has_kernels, has_tpu_attention
 
 CUDNN_HEAD_SIZES = range(8, 129, 8)  # what its kernels are made for
@@ -33,6 +34,8 @@ def attend(
         return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, is_causal=is_causal, implementation="cudnn")
     if _has_tpu_kernel(q_BLHK):
         return _on_tpu(q_BLHK, k_BSHK, v_BSHK, is_causal)
+    if cpu_attention.takes(q_BLHK):
+        return cpu_attention.attention(q_BLHK, k_BSHK, v_BSHK, is_causal)
     return _by_head(functools.partial(_one_head, is_causal), q_BLHK, k_BSHK, v_BSHK)
 
 
@@ -43,6 +46,8 @@ def attend_counted(
     log_count_S: Float[Array, "S"],
 ) -> Float[Array, "B L H K"]:
     """Softmax attention in which key s counts as often as exp(`log_count_S`) says. Not for training."""
+    if cpu_attention.takes(q_BLHK):
+        return cpu_attention.counted(q_BLHK, k_BSHK, v_BSHK, log_count_S)
     if jax.default_backend() != "cpu":
         bias_111S = log_count_S.astype(q_BLHK.dtype)[None, None, None]
         return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, bias_111S, implementation="xla")
