@@ -36,6 +36,16 @@ def attend(
         return _on_tpu(q_BLHK, k_BSHK, v_BSHK, is_causal)
     if cpu_attention.takes(q_BLHK):
         return cpu_attention.attention(q_BLHK, k_BSHK, v_BSHK, is_causal)
+    return plain(q_BLHK, k_BSHK, v_BSHK, is_causal)
+
+
+def plain(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BSHK: Float[Array, "B S H K"],
+    v_BSHK: Float[Array, "B S H K"],
+    is_causal: bool = False,
+) -> Float[Array, "B L H K"]:
+    """The same in XLA's operations, for devices without a kernel."""
     return _by_head(functools.partial(_one_head, is_causal), q_BLHK, k_BSHK, v_BSHK)
 
 

@@ -12,6 +12,7 @@
 
 namespace {
 
+constexpr long FEW = 8;            // queries for which nothing is laid out
 constexpr long QUERIES = 30;       // of a block forward,
 constexpr long BACK_QUERIES = 60;  // and backward, where
 constexpr long KEYS = 256;         // so many keys are taken at a time
@@ -65,11 +66,14 @@ float softmax(float* row, long n, long width, const float* log_count, float* tot
   return highest + std::log(*total);
 }
 
-void head_forward(const Sizes& s, bool causal, const float* q, const float* k, const float* v, const float* log_count,
-                  float* out, float* log_total) {
+long floats_forward(const Sizes& s) {
+  return s.width() * s.K + Scratch::rounded(s.S * s.K) + QUERIES * (s.width() + 2 * s.K);
+}
+
+void head_forward(const Sizes& s, Scratch& scratch, bool causal, const float* q, const float* k, const float* v,
+                  const float* log_count, float* out, float* log_total) {
   const long width = s.width();
   const float scale = 1.f / std::sqrt(static_cast<float>(s.K));
-  Scratch scratch(width * s.K + Scratch::rounded(s.S * s.K) + QUERIES * (width + 2 * s.K) + 16);
   float *keys = scratch.take(width * s.K), *values = scratch.take(s.S * s.K), *weights = scratch.take(QUERIES * width);
   float *queries = scratch.take(QUERIES * s.K), *sums = scratch.take(QUERIES * s.K);
   lay_out(keys, k, s);
@@ -88,6 +92,46 @@ void head_forward(const Sizes& s, bool causal, const float* q, const float* k, c
   }
 }
 
+long floats_few(const Sizes& s) { return s.L * s.H * (Scratch::rounded(s.S) + 2 * Scratch::rounded(s.K)); }
+
+// Attention of the few queries of a row to all its heads at once: keys and values are read as they lie, each once.
+void row_forward(const Sizes& s, Scratch& scratch, const float* q, const float* k, const float* v,
+                 const float* log_count, float* out, float* log_total) {
+  constexpr long AT_ONCE = 8, AHEAD = 4, LINE = 16;  // positions, positions, floats of a line of the cache
+  const long width = Scratch::rounded(s.S), of_all = s.L * s.H;
+  const float scale = 1.f / std::sqrt(static_cast<float>(s.K));
+  float *weights = scratch.take(of_all * width), *queries = scratch.take(of_all * s.K);
+  float* sums = scratch.take(of_all * s.K);
+  for (long i = 0; i < of_all * s.K; i += W) store(queries + i, load(q + i) * scale), store(sums + i, Vector{});
+  for (long j = 0; j < s.S; ++j)
+    for (long l = 0, i = 0; l < s.L; ++l)
+      for (long h = 0; h < s.H; ++h, ++i) {
+        const float *query = queries + i * s.K, *key = k + j * s.row() + h * s.K;
+        for (long c = 0; c < s.K; c += LINE) __builtin_prefetch(key + AHEAD * s.row() + c);
+        Vector product{};
+        for (long c = 0; c < s.K; c += W) product += load(query + c) * load(key + c);
+        weights[i * width + j] = sum(product);
+      }
+  for (long i = 0; i < of_all; ++i) {
+    float *row = weights + i * width, total;
+    log_total[i % s.H * s.L + i / s.H] = softmax(row, s.S, rounded_up(s.S, W), log_count, &total);
+    for (long j = 0; j < s.S; ++j) row[j] /= total;
+  }
+  for (long first = 0; first < s.S; first += AT_ONCE)
+    for (long l = 0, i = 0; l < s.L; ++l)
+      for (long h = 0; h < s.H; ++h, ++i) {
+        const float *row = weights + i * width, *values = v + h * s.K;
+        const long end = std::min(first + AT_ONCE, s.S);
+        for (long c = 0; c < s.K; c += W) {
+          Vector more = load(sums + i * s.K + c);
+          for (long j = first; j < end; ++j) __builtin_prefetch(values + (j + AT_ONCE) * s.row() + c);
+          for (long j = first; j < end; ++j) more += row[j] * load(values + j * s.row() + c);
+          store(sums + i * s.K + c, more);
+        }
+      }
+  std::copy(sums, sums + of_all * s.K, out);
+}
+
 // Scores and gradients of weights of one query to weights and gradients of scores, zeros behind the first n
 void softmax_backward(float* row, float* grad, long n, long width, float log_total, float grad_out) {
   for (long j = 0; j < width; j += W) {
@@ -98,11 +142,15 @@ void softmax_backward(float* row, float* grad, long n, long width, float log_tot
   if (n < width) std::fill(row + n, row + width, 0.f), std::fill(grad + n, grad + width, 0.f);
 }
 
-void head_backward(const Sizes& s, bool causal, const float* q, const float* k, const float* v, const float* out,
-                   const float* grad, const float* log_total, float* grad_q, float* grad_k, float* grad_v) {
-  const long width = s.width(), all_keys = Scratch::rounded(s.S * s.K);
+long floats_backward(const Sizes& s) {
+  return 2 * s.width() * s.K + 3 * Scratch::rounded(s.S * s.K) + BACK_QUERIES * (2 * KEYS + 3 * s.K);
+}
+
+void head_backward(const Sizes& s, Scratch& scratch, bool causal, const float* q, const float* k, const float* v,
+                   const float* out, const float* grad, const float* log_total, float* grad_q, float* grad_k,
+                   float* grad_v) {
+  const long width = s.width(), all_keys = s.S * s.K;
   const float scale = 1.f / std::sqrt(static_cast<float>(s.K));
-  Scratch scratch(2 * width * s.K + 3 * all_keys + BACK_QUERIES * (2 * KEYS + 3 * s.K) + 16 * 3);
   float *keys = scratch.take(width * s.K), *values = scratch.take(width * s.K), *key_rows = scratch.take(all_keys);
   float *key_sums = scratch.take(all_keys), *value_sums = scratch.take(all_keys);
   float *weights = scratch.take(BACK_QUERIES * KEYS), *grads = scratch.take(BACK_QUERIES * KEYS);
@@ -158,11 +206,15 @@ Sizes sizes(const Array& q, const Array& k) {
 ffi::Error forward(ffi::ThreadPool pool, bool causal, Array q, Array k, Array v, Array log_count, Result out,
                    Result log_total) {
   const Sizes s = sizes(q, k);
-  in_parallel(pool, s.B * s.H, [&](long i) {
-    const Offsets at(i, s);
-    head_forward(s, causal, q.typed_data() + at.query, k.typed_data() + at.key, v.typed_data() + at.key,
-                 log_count.element_count() ? log_count.typed_data() : nullptr, out->typed_data() + at.query,
-                 log_total->typed_data() + at.total);
+  const float* counts = log_count.element_count() ? log_count.typed_data() : nullptr;
+  const bool few = s.L <= FEW && !causal;
+  in_parallel(pool, few ? s.B : s.B * s.H, few ? floats_few(s) : floats_forward(s), [&](long i, Scratch& scratch) {
+    const Offsets at(few ? i * s.H : i, s);
+    const float *queries = q.typed_data() + at.query, *keys = k.typed_data() + at.key;
+    const float* values = v.typed_data() + at.key;
+    float *outs = out->typed_data() + at.query, *totals = log_total->typed_data() + at.total;
+    if (few) row_forward(s, scratch, queries, keys, values, counts, outs, totals);
+    else head_forward(s, scratch, causal, queries, keys, values, counts, outs, totals);
   });
   return ffi::Error::Success();
 }
@@ -170,9 +222,9 @@ ffi::Error forward(ffi::ThreadPool pool, bool causal, Array q, Array k, Array v,
 ffi::Error backward(ffi::ThreadPool pool, bool causal, Array q, Array k, Array v, Array out, Array grad,
                     Array log_total, Result grad_q, Result grad_k, Result grad_v) {
   const Sizes s = sizes(q, k);
-  in_parallel(pool, s.B * s.H, [&](long i) {
+  in_parallel(pool, s.B * s.H, floats_backward(s), [&](long i, Scratch& scratch) {
     const Offsets at(i, s);
-    head_backward(s, causal, q.typed_data() + at.query, k.typed_data() + at.key, v.typed_data() + at.key,
+    head_backward(s, scratch, causal, q.typed_data() + at.query, k.typed_data() + at.key, v.typed_data() + at.key,
                   out.typed_data() + at.query, grad.typed_data() + at.query, log_total.typed_data() + at.total,
                   grad_q->typed_data() + at.query, grad_k->typed_data() + at.key, grad_v->typed_data() + at.key);
   });

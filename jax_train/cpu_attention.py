@@ -31,12 +31,13 @@ def counted(
     q_BLHK: Float[Array, "B L H K"],
     k_BSHK: Float[Array, "B S H K"],
     v_BSHK: Float[Array, "B S H K"],
-    log_count_S: Float[Array, "S"],
+    log_count_S: Float[Array, "S"] | None,
 ) -> Float[Array, "B L H K"]:
-    """The same in which key s counts as often as exp(`log_count_S`) says. Has no derivative."""
+    """The same in which key s counts as often as exp(`log_count_S`) says, if given. Has no derivative."""
     varies = tuple(jax.typeof(q_BLHK).manual_axis_type.varying)  # over which devices, in `shard_map`
-    own_S = jax.lax.pcast(log_count_S, varies, to="varying") if varies else log_count_S
-    return _forward(False, q_BLHK, k_BSHK, v_BSHK, own_S)[0]
+    if varies and log_count_S is not None:
+        log_count_S = jax.lax.pcast(log_count_S, varies, to="varying")
+    return _forward(False, q_BLHK, k_BSHK, v_BSHK, log_count_S)[0]
 
 
 def _forward(

@@ -33,7 +33,7 @@ constexpr long W = 4, COLUMNS = 4;
 #endif
 constexpr long TILE = 6;  // rows
 constexpr long PANEL = COLUMNS * W;
-constexpr long DEPTH = 64;      // of a product at a time: so much of a panel stays in the first cache
+constexpr long DEPTH = 128;  // of a product at a time: so much of a panel stays in the first cache
 
 typedef float Vector __attribute__((vector_size(4 * W)));
 typedef int32_t Integers __attribute__((vector_size(4 * W)));
@@ -51,15 +51,15 @@ inline float largest(Vector x) {
 }
 
 inline float sum(Vector x) {
-  float total = 0;
-  for (long i = 0; i < W; ++i) total += x[i];
-  return total;
+  for (long half = W / 2; half > 0; half /= 2)
+    for (long i = 0; i < half; ++i) x[i] += x[i + half];
+  return x[0];
 }
 
-// e^x of x <= 0, within two units in the last place, not below e^-87.3: the whole part of x / ln 2 goes into the
-// exponent's bits, e to the rest is the polynomial of Cephes' expf.
+// e^x of x <= 0, but not below e^-87.3: the whole part of x / ln 2 goes into the exponent's bits, e to the rest is the
+// polynomial of Cephes' expf. What is no number stays so.
 inline Vector exponential(Vector x) {
-  const Vector least = all(-87.3f), shift = all(12582912.f);  // 1.5 * 2^23: adding it rounds to a whole number
+  const Vector given = x, least = all(-87.3f), shift = all(12582912.f);  // adding 1.5 * 2^23 rounds to a whole number
   x = x > least ? x : least;
   const Vector shifted = x * 1.44269504f + shift, whole = shifted - shift;
   const Vector rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
@@ -67,7 +67,8 @@ inline Vector exponential(Vector x) {
   for (const float term : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
     series = series * rest + term;
   series = series * rest * rest + rest + 1.f;
-  return (Vector)((Integers)series + ((Integers)shifted << 23));
+  const Vector found = (Vector)((Integers)series + ((Integers)shifted << 23));
+  return given == given ? found : given;
 }
 
 // C = A B, or C += A B, for a block of rows of A. Any element of A is at a + i * a_row + d * a_step.
@@ -123,7 +124,7 @@ void multiply(long rows, long columns, long depth, Product p) {
   }
 }
 
-// Memory of one piece of work
+// Memory for pieces of work, one after another
 class Scratch {
  public:
   explicit Scratch(long floats) : memory_(new (std::align_val_t{64}) float[floats]) {}
@@ -134,6 +135,7 @@ class Scratch {
     used_ += rounded(floats);
     return taken;
   }
+  void clear() { used_ = 0; }
   static long rounded(long floats) { return rounded_up(floats, 16); }
 
  private:
@@ -141,25 +143,30 @@ class Scratch {
   long used_ = 0;
 };
 
-// work(0) to work(n - 1), on the caller's thread and on those of the pool that come while there is any left. It waits
-// for work that has begun alone, so that calls in all of a pool's threads end as well.
+// work(0, scratch) to work(n - 1, scratch), on the caller's thread and on those of the pool that come while there is
+// any left, each with a scratch of so many floats. It waits for work that has begun alone, so that calls in all of a
+// pool's threads end as well.
 template <typename Work>
-void in_parallel(ffi::ThreadPool& pool, long n, const Work& work) {
+void in_parallel(ffi::ThreadPool& pool, long n, long floats, const Work& work) {
   struct Progress {
     std::atomic<long> next{0}, done{0};
     std::mutex mutex;
     std::condition_variable finished;
   };
   auto progress = std::make_shared<Progress>();
-  const auto take = [progress, n, &work] {
-    for (long i; (i = progress->next++) < n;) {
-      work(i);
+  const auto take = [progress, n, floats, &work] {
+    long i = progress->next++;
+    if (i >= n) return;
+    for (Scratch scratch(floats); i < n; i = progress->next++) {
+      scratch.clear();
+      work(i, scratch);
       if (++progress->done < n) continue;
       std::lock_guard<std::mutex> hold(progress->mutex);
       progress->finished.notify_all();
     }
   };
-  for (long i = std::min<long>(pool.num_threads(), n) - 1; i > 0; --i) pool.Schedule(std::decay_t<decltype(take)>(take));
+  for (long i = std::min<long>(pool.num_threads(), n) - 1; i > 0; --i)
+    pool.Schedule(std::decay_t<decltype(take)>(take));
   take();
   std::unique_lock<std::mutex> hold(progress->mutex);
   progress->finished.wait(hold, [&] { return progress->done == n; });

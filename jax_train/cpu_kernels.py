@@ -23,7 +23,7 @@ import jaxlib
 SOURCES = sorted(Path(__file__).parent.glob("cpu_*.cc"))
 HEADER = Path(__file__).with_suffix(".h")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
-KERNELS = ("attention_forward", "attention_backward")
+KERNELS = ("attention_forward", "attention_backward", "matrix_product")
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def ready() -> bool:
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         warnings.warn(
-            f"models take about twice as long on this CPU: their kernels could not be compiled ({said[0]}); "
+            f"models are slower on this CPU: their kernels could not be compiled ({said[0]}); "
             "install a C++ compiler (Debian: apt-get install g++) or name one in CXX",
             RuntimeWarning,
             stacklevel=2,

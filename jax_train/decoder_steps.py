@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_train import cpu_attention
 from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Decoder, Whisper
 from jax_train.thinned import encoded
@@ -94,8 +95,25 @@ class Memory(NamedTuple):
 Cache = list[Memory]
 
 
+class Heard(NamedTuple):
+    """Keys and values of what the encoder heard, as the model gives them: for a kernel that reads them so."""
+
+    keys_BSHK: Float[Array, "B S H K"]
+    values_BSHK: Float[Array, "B S H K"]
+    log_count_S: Float[Array, "S"] | None = None
+
+    def looked_up(self, queries_RLHK: Float[Array, "R L H K"]) -> Float[Array, "R L H K"]:
+        """As `Memory.looked_up` of all positions."""
+        shape = queries_RLHK.shape
+        queries_BLHK = queries_RLHK.reshape(len(self.keys_BSHK), -1, *shape[2:])
+        return cpu_attention.counted(queries_BLHK, *self).reshape(shape)
+
+
+Cross = list[Memory | Heard]
+
+
 def advance(
-    decoder: Decoder, tokens_RL: Int[Array, "R L"], first: int | Int[Array, ""], cache: Cache, cross: Cache
+    decoder: Decoder, tokens_RL: Int[Array, "R L"], first: int | Int[Array, ""], cache: Cache, cross: Cross
 ) -> tuple[Float[Array, "R V"], Float[Array, "R L D"], Cache]:
     """Logits after the last of `tokens_RL`, which stand at `first` and on, all hidden states, and the new cache."""
     positions_L = first + jnp.arange(tokens_RL.shape[1])
@@ -123,7 +141,7 @@ class Start(NamedTuple):
     """Probability that nobody speaks."""
     cache: Cache
     """With the prompt in it."""
-    cross: Cache
+    cross: Cross
     """What the encoder heard."""
 
 
@@ -132,8 +150,9 @@ def prompted(model: Whisper, log_mel_BFM: Float[Array, "B F M"], rules: Decoding
     decoder, rows = model.decoder, log_mel_BFM.shape[0]
     hidden_BSD, log_count_S = encoded(model.encoder, log_mel_BFM)
     heard = [layer.encoder_attn.keys_values(hidden_BSD) for layer in decoder.layers]
-    cross = [Memory.of(keys_BSHK, values_BSHK, log_count_S) for keys_BSHK, values_BSHK in heard]
-    heads, head_size = cross[0].keys_BHKC.shape[1:3]
+    remember = Heard if cpu_attention.takes(heard[0][0]) else Memory.of
+    cross: Cross = [remember(keys_BSHK, values_BSHK, log_count_S) for keys_BSHK, values_BSHK in heard]
+    heads, head_size = heard[0][0].shape[2:]
     empty = Memory.empty(rows, heads, head_size, len(rules.prompt), hidden_BSD.dtype)
     prompt_BP = jnp.broadcast_to(jnp.asarray(rules.prompt, jnp.int32)[None], (rows, len(rules.prompt)))
     logits_BV, x_BPD, cache = advance(decoder, prompt_BP, 0, [empty for _ in cross], cross)

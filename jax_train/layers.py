@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from jax_train.cpu_products import product
 from jax_train.ops import add_bias, bias_gelu, layer_norm
 
 INITIAL_STDDEV = 0.02  # Hugging Face's init_std
@@ -46,7 +47,7 @@ class Linear(nnx.Linear):
 
     def product(self, x: Array) -> Array:
         """The input times the matrix."""
-        return jnp.matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        return product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
 
 class Conv(nnx.Conv):

@@ -26,6 +26,7 @@ SLOW = {
     "featurize": "--corpus {folder}/joined --clips 4 --peer-clips 2 --rounds 1 --workers 1",
     "improving": "--arms 'no timestamps' --test-clips 2 --steps 1 --folder {folder}",
     "load": "--clients 2 --minutes 0.1 --clips 2",
+    "products": "--windows 1 --repeats 1",
     "scan": "--layers 2 --d-model 64 --positions 20 --repeats 1",
     "scoring": "--turns 1",
     "serve": "--turns 1 --clips 1 --minutes 0 --arms ours pipeline",

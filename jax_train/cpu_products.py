@@ -1,0 +1,58 @@
+"""Products with a matrix on a CPU by a kernel of ours, `cpu_products.cc`, in float32.
+
+Decision: for many rows, in training and encoding, forward and for the gradient of what is multiplied; the matrix's own
+gradient is a sum over all rows, which XLA makes as fast (`make bench-products`). And for few, as a decoder's next
+tokens are, where the time is that of reading the matrix. Between them XLA's are as good.
+
+K what is summed over, N columns.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jax_train import cpu_kernels
+
+FEW, MANY = 64, 256  # rows: at most so few, or at least so many
+SMALLEST = 64  # of the matrix either way: a panel of the widest vectors
+WHOLE = 16  # of few rows, a row of the matrix is whole vectors
+
+
+def product(x: Float[Array, "*rows K"], matrix_KN: Float[Array, "K N"]) -> Float[Array, "*rows N"]:
+    """`x` times the matrix, by the kernel where that is faster than XLA."""
+    if not _takes(x, matrix_KN):
+        return jnp.matmul(x, matrix_KN)
+    varies = jax.typeof(x).manual_axis_type.varying - jax.typeof(matrix_KN).manual_axis_type.varying
+    return _product(x, jax.lax.pcast(matrix_KN, tuple(varies), to="varying") if varies else matrix_KN)
+
+
+def _takes(x: Array, matrix_KN: Array) -> bool:
+    rows = x.size // x.shape[-1]
+    suits = x.dtype == matrix_KN.dtype == jnp.float32 and min(matrix_KN.shape) >= SMALLEST
+    whole = matrix_KN.shape[1] % WHOLE == 0
+    return suits and (rows >= MANY or (rows <= FEW and whole)) and cpu_kernels.ready()
+
+
+@jax.custom_vjp
+def _product(x: Array, matrix_KN: Array) -> Array:
+    return _call(x, matrix_KN, transposed=False)
+
+
+def _kept(x: Array, matrix_KN: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product(x, matrix_KN), (x, matrix_KN)
+
+
+def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, matrix_KN = kept
+    rows_MK, grad_MN = (array.reshape(-1, array.shape[-1]) for array in (x, grad))
+    return _call(grad, matrix_KN, transposed=True), jnp.matmul(rows_MK.T, grad_MN)
+
+
+_product.defvjp(_kept, _backward)
+
+
+def _call(x: Array, matrix: Array, transposed: bool) -> Array:
+    shape = (*x.shape[:-1], matrix.shape[0 if transposed else 1])
+    call = jax.ffi.ffi_call("matrix_product", jax.typeof(x).update(shape=shape))
+    made: Array = call(x, matrix, transposed=transposed)
+    return made

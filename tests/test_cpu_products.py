@@ -1,0 +1,73 @@
+"""The CPU's matrix products are NumPy's, their gradients too, whichever way the kernel takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jax_train import cpu_products
+from jax_train.cpu_products import product
+from jax_train.sharding import data_mesh
+
+SHAPES = {  # rows, summed over, columns
+    "an encoder's": ((2, 1500), 384, 1536),
+    "blocks and panels to the last": ((256,), 128, 128),
+    "neither rows nor columns whole": ((7, 43), 70, 97),
+    "columns of a panel and one": ((301,), 65, 65),
+    "a decoder's next tokens": ((8, 1), 512, 2048),
+    "one row, a strip that is not whole": ((1,), 72, 144),
+    "as many as are few": ((64,), 100, 64),
+    "between few and many": ((100,), 64, 64),
+    "few, columns not whole": ((5,), 64, 70),
+    "a small matrix": ((300,), 16, 16),
+}
+BY_KERNEL = [name for name in SHAPES if name not in list(SHAPES)[-3:]]
+
+
+def arrays(name: str) -> list[np.ndarray]:
+    """Rows, a matrix, and the gradient of their product."""
+    rows, summed, columns = SHAPES[name]
+    rng = np.random.default_rng(summed)
+    return [
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((*rows, summed), (summed, columns), (*rows, columns))
+    ]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_products_and_gradients_are_numpys(name):
+    """2e-6 of the largest: float32 sums of up to 3000 products, against float64."""
+    x, matrix, grad = arrays(name)
+    assert ("ffi_call" in str(jax.make_jaxpr(product)(x, matrix))) == (name in BY_KERNEL)
+    out, gradients = jax.vjp(product, jnp.asarray(x), jnp.asarray(matrix))
+    rows, grads = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (x, grad))
+    wanted = (rows @ matrix, grads @ matrix.T, rows.T @ grads)
+    for got, want in zip((out, *gradients(jnp.asarray(grad))), wanted, strict=True):
+        assert np.abs(np.asarray(got).reshape(want.shape) - want).max() <= 2e-6 * np.abs(want).max()
+
+
+def test_devices_at_once_make_the_bits_of_one_and_add_up_the_matrixs_gradient():
+    x, matrix, grad = (jnp.asarray(array) for array in arrays("an encoder's"))
+    x, grad = (jnp.tile(array[:, :300], (8, 1, 1)) for array in (x, grad))
+    everywhere, rows = PartitionSpec(), PartitionSpec("data")
+    lie = {"in_specs": (rows, everywhere, rows), "out_specs": (rows, rows, everywhere)}
+
+    def gradients(x, matrix, grad):
+        out, of = jax.vjp(product, x, matrix)
+        return out, *of(grad)
+
+    by_devices = jax.jit(jax.shard_map(gradients, mesh=data_mesh(), **lie))
+    got, want = by_devices(x, matrix, grad), jax.jit(gradients)(x, matrix, grad)
+    for ours, one in zip(got[:2], want[:2], strict=True):
+        np.testing.assert_array_equal(ours, one)
+    np.testing.assert_allclose(got[2], want[2], rtol=0, atol=3e-6 * float(jnp.abs(want[2]).max()))
+
+
+def test_a_number_that_is_none_stays_one():
+    x, matrix, _ = arrays("blocks and panels to the last")
+    x[3, 5], x[4, 6] = np.nan, np.inf
+    got = np.asarray(cpu_products.product(jnp.asarray(x), jnp.asarray(matrix)))
+    assert np.isnan(got[3]).all()
+    assert not np.isfinite(got[4]).any()
+    assert np.isfinite(np.delete(got, [3, 4], axis=0)).all()
