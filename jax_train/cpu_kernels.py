@@ -56,7 +56,7 @@ def compiled(folder: Path) -> Path:
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     sources = [path.read_text(encoding="utf-8") for path in (HEADER, *SOURCES)]
     macros = _run([*compiler, *FLAGS[:3], "-dM", "-E", "-x", "c++", os.devnull])  # its version, and the instructions
-    key = hashlib.sha256("\0".join((*sources, macros, jaxlib.__version__)).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join((*sources, *FLAGS, macros, jaxlib.__version__)).encode()).hexdigest()[:16]
     library = folder / f"cpu-kernels-{key}.so"
     if not library.is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The CPU's kernels are compiled once on a machine; where that cannot be, it is said, and results are right."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jax_train import cpu_kernels
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, thorough
 
 
 def test_it_is_compiled_once(tmp_path, monkeypatch):
@@ -18,6 +19,24 @@ def test_it_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_kernels, "_run", lambda command: calls.append(command) or run(command))
     assert cpu_kernels.compiled(tmp_path / "new") == library
     assert ["-o" in command for command in calls] == [False]  # it asks what the compiler compiles for, and no more
+
+
+@thorough
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor's compiler has no such options")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
+def test_processors_with_shorter_vectors_compute_the_same(without, tmp_path):
+    tests = ["tests/test_cpu_attention.py", "tests/test_cpu_products.py"]
+    settings = os.environ | {"CXX": f"c++ {without}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=REPOSITORY,
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert len(list(tmp_path.rglob("*.so"))) == 1
 
 
 NO_COMPILER, OLD_COMPILER = "no-such-compiler", "sh -c 'echo too old >&2; exit 1' --"
