@@ -16,10 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_train import cpu_attention
-from jax_train.precision import has_kernels, has_tpu_attention
+from jax_train.precision import CUDNN_HEAD_SIZES, TPU_HEAD_SIZES, has_kernels, has_tpu_attention
 
-CUDNN_HEAD_SIZES = range(8, 129, 8)  # what its kernels are made for
-TPU_HEAD_SIZES = (64, 128)  # Whisper's, and the other whose scores leave room on the chip
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
 
 

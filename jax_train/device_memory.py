@@ -93,6 +93,7 @@ def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> R
         return "none"
     device, lora = jax.local_devices()[0], config.lora if config.lora.rank else None
     assert config.compute_dtype != "auto", "decided before"
+    head_size = model.d_model // model.encoder_attention_heads
     for remat in get_args(Remat):
         plan = memory_plan(
             model,
@@ -102,7 +103,7 @@ def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> R
             weights_dtype=lora.frozen_dtype if lora else "float32",
             compute_dtype=config.compute_dtype,
             remat=remat,
-            fused_attention=fuses_attention(device, config.compute_dtype),
+            fused_attention=fuses_attention(device, config.compute_dtype, head_size),
         )
         if plan.total <= room:
             break

@@ -18,6 +18,8 @@ from jax_train.config import TrainConfig
 Type = Literal["float32", "bfloat16", "float16"]
 
 BFLOAT16_COMPUTE_CAPABILITY = 8.0  # Ampere; cuDNN's fused attention begins there too
+CUDNN_HEAD_SIZES = range(8, 129, 8)  # what its attention kernels are made for
+TPU_HEAD_SIZES = (64, 128)  # Whisper's, and the other whose scores leave room on the chip
 TPUS_WITHOUT = ("TPU v2", "TPU v3")  # for which Pallas' products cannot be compiled
 SAME_BITS = "--xla_gpu_exclude_nondeterministic_ops=true"
 
@@ -42,9 +44,10 @@ def has_tpu_attention(device: Any, dtype: str) -> bool:
     return device.platform == "tpu" and dtype == "bfloat16" and device.device_kind not in TPUS_WITHOUT
 
 
-def fuses_attention(device: Any, dtype: str) -> bool:
-    """Whether a device's attention never makes a layer's scores in memory."""
-    return has_kernels(device, dtype) or has_tpu_attention(device, dtype)
+def fuses_attention(device: Any, dtype: str, head_size: int = 64) -> bool:
+    """Whether a device's attention by heads of a size never makes a layer's scores in memory."""
+    by_cudnn = has_kernels(device, dtype) and head_size in CUDNN_HEAD_SIZES
+    return by_cudnn or (has_tpu_attention(device, dtype) and head_size in TPU_HEAD_SIZES)
 
 
 def compute_capability(device: Any) -> float:

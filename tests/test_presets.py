@@ -76,18 +76,21 @@ def test_a_t4_has_neither_bfloat16_nor_a_kernel_for_attention_and_an_a100_both()
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "fuses"),
+    ("device", "dtype", "head_size", "fuses"),
     [
-        (T4, "float16", False),
-        (A100, "bfloat16", True),
-        (SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"), "bfloat16", True),
-        (SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"), "float32", False),
-        (SimpleNamespace(platform="tpu", device_kind="TPU v3"), "bfloat16", False),
-        (SimpleNamespace(platform="cpu", device_kind="cpu"), "bfloat16", False),
+        (T4, "float16", 64, False),
+        (A100, "bfloat16", 64, True),
+        (A100, "bfloat16", 96, True),
+        (A100, "bfloat16", 100, False),
+        (SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"), "bfloat16", 64, True),
+        (SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"), "bfloat16", 96, False),
+        (SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"), "float32", 64, False),
+        (SimpleNamespace(platform="tpu", device_kind="TPU v3"), "bfloat16", 64, False),
+        (SimpleNamespace(platform="cpu", device_kind="cpu"), "bfloat16", 64, False),
     ],
 )
-def test_which_devices_attend_without_a_layers_scores_in_memory(device, dtype, fuses):
-    assert fuses_attention(device, dtype) == fuses
+def test_which_devices_attend_without_a_layers_scores_in_memory(device, dtype, head_size, fuses):
+    assert fuses_attention(device, dtype, head_size) == fuses
 
 
 def test_there_is_a_preset_of_every_published_size():
