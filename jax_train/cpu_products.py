@@ -9,6 +9,7 @@ K what is summed over, N columns.
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float
 
 from jax_train import cpu_kernels
@@ -38,17 +39,24 @@ def _product(x: Array, matrix_KN: Array) -> Array:
     return _call(x, matrix_KN, transposed=False)
 
 
-def _kept(x: Array, matrix_KN: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(x, matrix_KN), (x, matrix_KN)
+def _kept(x: CustomVJPPrimal, matrix_KN: CustomVJPPrimal) -> tuple[Array, tuple[Array | None, Array | None]]:
+    """The product, and each factor that the other's gradient needs: a frozen matrix' rows are not kept."""
+    kept = x.value if matrix_KN.perturbed else None, matrix_KN.value if x.perturbed else None
+    return _call(x.value, matrix_KN.value, transposed=False), kept
 
 
-def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def _backward(kept: tuple[Array | None, Array | None], grad: Array | SymbolicZero) -> tuple[Array | None, Array | None]:
     x, matrix_KN = kept
+    if isinstance(grad, SymbolicZero):
+        return None, None
+    of_x = None if matrix_KN is None else _call(grad, matrix_KN, transposed=True)
+    if x is None:
+        return of_x, None
     rows_MK, grad_MN = (array.reshape(-1, array.shape[-1]) for array in (x, grad))
-    return _call(grad, matrix_KN, transposed=True), jnp.matmul(rows_MK.T, grad_MN)
+    return of_x, jnp.matmul(rows_MK.T, grad_MN)
 
 
-_product.defvjp(_kept, _backward)
+_product.defvjp(_kept, _backward, symbolic_zeros=True)
 
 
 def _call(x: Array, matrix: Array, transposed: bool) -> Array:

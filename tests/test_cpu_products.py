@@ -64,6 +64,23 @@ def test_devices_at_once_make_the_bits_of_one_and_add_up_the_matrixs_gradient():
     np.testing.assert_allclose(got[2], want[2], rtol=0, atol=3e-6 * float(jnp.abs(want[2]).max()))
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_gradient_that_is_not_asked_for_keeps_nothing(which):
+    """As with a frozen matrix under adapters, or features that nobody trains."""
+    x, matrix, grad = (jnp.asarray(array) for array in arrays("an encoder's"))
+    factors = (x, matrix)
+
+    def of_one(asked):
+        return product(*(asked if place == which else factor for place, factor in enumerate(factors)))
+
+    out, gradient = jax.vjp(of_one, factors[which])
+    kept = [leaf.shape for leaf in jax.tree.leaves(gradient) if leaf.size > 1]
+    assert kept == [factors[1 - which].shape]
+    want = jax.vjp(product, x, matrix)[1](grad)[which]
+    np.testing.assert_array_equal(gradient(grad)[0], want)
+    assert out.shape == grad.shape
+
+
 def test_a_number_that_is_none_stays_one():
     x, matrix, _ = arrays("blocks and panels to the last")
     x[3, 5], x[4, 6] = np.nan, np.inf
