@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_train import cpu_attention
-from jax_train.precision import CUDNN_HEAD_SIZES, TPU_HEAD_SIZES, has_kernels, has_tpu_attention
+from jax_train.precision import has_cudnn_attention, has_tpu_attention
 
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
 
@@ -69,11 +69,11 @@ def attend_counted(
 
 def _has_cudnn(q_BLHK: Array) -> bool:
     """Whether cuDNN's fused attention takes these queries."""
-    return q_BLHK.shape[-1] in CUDNN_HEAD_SIZES and has_kernels(jax.devices()[0], q_BLHK.dtype.name)
+    return has_cudnn_attention(jax.devices()[0], q_BLHK.dtype.name, q_BLHK.shape[-1])
 
 
 def _has_tpu_kernel(q_BLHK: Array) -> bool:
-    return q_BLHK.shape[-1] in TPU_HEAD_SIZES and has_tpu_attention(jax.devices()[0], q_BLHK.dtype.name)
+    return has_tpu_attention(jax.devices()[0], q_BLHK.dtype.name, q_BLHK.shape[-1])
 
 
 def _on_tpu(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, is_causal: bool) -> Array:

@@ -24,7 +24,7 @@ def attention(
     q_BLHK: Float[Array, "B L H K"], k_BSHK: Float[Array, "B S H K"], v_BSHK: Float[Array, "B S H K"], is_causal: bool
 ) -> Float[Array, "B L H K"]:
     """Softmax attention scaled by K^-1/2; causal: query l sees keys 0 to l. For queries that the kernel `takes`."""
-    return _forward(is_causal, q_BLHK, k_BSHK, v_BSHK)[0]
+    return _forward(q_BLHK, k_BSHK, v_BSHK, is_causal)[0]
 
 
 def counted(
@@ -34,26 +34,23 @@ def counted(
     log_count_S: Float[Array, "S"] | None,
 ) -> Float[Array, "B L H K"]:
     """The same in which key s counts as often as exp(`log_count_S`) says, if given. Has no derivative."""
-    varies = tuple(jax.typeof(q_BLHK).manual_axis_type.varying)  # over which devices, in `shard_map`
-    if varies and log_count_S is not None:
-        log_count_S = jax.lax.pcast(log_count_S, varies, to="varying")
-    return _forward(False, q_BLHK, k_BSHK, v_BSHK, log_count_S)[0]
+    return _forward(q_BLHK, k_BSHK, v_BSHK, False, log_count_S)[0]
 
 
 def _forward(
-    is_causal: bool, q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, log_count_S: Array | None = None
+    q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, is_causal: bool, log_count_S: Array | None = None
 ) -> tuple[Array, Array]:
     """Attention, and the logarithm of each softmax's denominator."""
     batch, length, heads, _ = q_BLHK.shape
-    counts = q_BLHK[0, 0, 0, :0] if log_count_S is None else log_count_S
+    counts = q_BLHK[0, 0, 0, :0] if log_count_S is None else cpu_kernels.own(log_count_S, q_BLHK)
     q_type = jax.typeof(q_BLHK)  # says over which devices it varies, in `shard_map`
     call = jax.ffi.ffi_call("attention_forward", (q_type, q_type.update(shape=(batch, heads, length, 1))))
     out_BLHK, log_total_BHL1 = call(q_BLHK, k_BSHK, v_BSHK, counts, causal=is_causal)
     return out_BLHK, log_total_BHL1
 
 
-def _kept(is_causal: bool, q_BLHK: Array, k_BSHK: Array, v_BSHK: Array) -> tuple[Array, tuple[Array, ...]]:
-    out_BLHK, log_total_BHL1 = _forward(is_causal, q_BLHK, k_BSHK, v_BSHK)
+def _kept(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, is_causal: bool) -> tuple[Array, tuple[Array, ...]]:
+    out_BLHK, log_total_BHL1 = _forward(q_BLHK, k_BSHK, v_BSHK, is_causal)
     return out_BLHK, (q_BLHK, k_BSHK, v_BSHK, out_BLHK, log_total_BHL1)
 
 
@@ -63,4 +60,4 @@ def _backward(is_causal: bool, kept: tuple[Array, ...], grad_BLHK: Array) -> tup
     return tuple(call(q_BLHK, k_BSHK, v_BSHK, out_BLHK, grad_BLHK, log_total_BHL1, causal=is_causal))
 
 
-attention.defvjp(lambda q, k, v, is_causal: _kept(is_causal, q, k, v), _backward)
+attention.defvjp(_kept, _backward)

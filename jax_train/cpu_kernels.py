@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jax
 import jaxlib
+from jaxtyping import Array
 
 SOURCES = sorted(Path(__file__).parent.glob("cpu_*.cc"))
 HEADER = Path(__file__).with_suffix(".h")
@@ -65,6 +66,13 @@ def compiled(folder: Path) -> Path:
             _run([*compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(new)])
             new.replace(library)
     return library
+
+
+def own(array: Array, other: Array) -> Array:
+    """The array as each device's own over the devices that `other` varies over: all inputs of a kernel must."""
+    varies = jax.typeof(other).manual_axis_type.varying - jax.typeof(array).manual_axis_type.varying
+    made: Array = jax.lax.pcast(array, tuple(varies), to="varying") if varies else array
+    return made
 
 
 def _run(command: list[str]) -> str:

@@ -12,9 +12,8 @@
 
 namespace {
 
-constexpr long ROWS = 120;  // of a block of x,
-constexpr long APART = 16;  // and floats between them
-constexpr long FEW = 64;     // rows of x for which w is read as it lies, once:
+constexpr long ROWS = 120;   // of a block of x,
+constexpr long APART = 16;   // and floats between them; of fewer rows w is read as it lies, once:
 constexpr long STRIP = 128;  // so many of its columns by one thread,
 constexpr long STEP = 32;    // so many of its rows at a time
 constexpr long LINE = 16;    // floats of a line of the cache
@@ -45,7 +44,7 @@ void few_rows(const float* x, const float* w, float* y, long first, long M, long
 // x w, or x times w transposed
 ffi::Error product(ffi::ThreadPool pool, bool transposed, Array x, Array w, Result y) {
   const long K = x.dimensions().back(), M = x.element_count() / K, N = w.element_count() / K;
-  if (M <= FEW && N % W == 0 && !transposed) {
+  if (M < ROWS && N % W == 0 && !transposed) {
     in_parallel(pool, (N + STRIP - 1) / STRIP, 0, [&](long i, Scratch&) {
       few_rows(x.typed_data(), w.typed_data(), y->typed_data(), i * STRIP, M, K, N);
     });

@@ -1,8 +1,8 @@
 """Products with a matrix on a CPU by a kernel of ours, `cpu_products.cc`, in float32.
 
 Decision: for many rows, in training and encoding, forward and for the gradient of what is multiplied; the matrix's own
-gradient is a sum over all rows, which XLA makes as fast (`make bench-products`). And for few, as a decoder's next
-tokens are, where the time is that of reading the matrix. Between them XLA's are as good.
+gradient, a sum over all rows, is left to XLA. And for few rows, as a decoder's next tokens are, where the time is that
+of reading the matrix (`make bench-products`).
 
 K what is summed over, N columns.
 """
@@ -23,8 +23,7 @@ def product(x: Float[Array, "*rows K"], matrix_KN: Float[Array, "K N"]) -> Float
     """`x` times the matrix, by the kernel where that is faster than XLA."""
     if not _takes(x, matrix_KN):
         return jnp.matmul(x, matrix_KN)
-    varies = jax.typeof(x).manual_axis_type.varying - jax.typeof(matrix_KN).manual_axis_type.varying
-    return _product(x, jax.lax.pcast(matrix_KN, tuple(varies), to="varying") if varies else matrix_KN)
+    return _product(x, cpu_kernels.own(matrix_KN, x))
 
 
 def _takes(x: Array, matrix_KN: Array) -> bool:

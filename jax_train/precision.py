@@ -39,15 +39,20 @@ def has_kernels(device: Any, dtype: str) -> bool:
     return dtype != "float32" and compute_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY
 
 
-def has_tpu_attention(device: Any, dtype: str) -> bool:
-    """Whether a device takes `tpu_attention` in a type."""
-    return device.platform == "tpu" and dtype == "bfloat16" and device.device_kind not in TPUS_WITHOUT
+def has_cudnn_attention(device: Any, dtype: str, head_size: int) -> bool:
+    """Whether cuDNN's fused attention takes heads of a size in a type."""
+    return head_size in CUDNN_HEAD_SIZES and has_kernels(device, dtype)
+
+
+def has_tpu_attention(device: Any, dtype: str, head_size: int) -> bool:
+    """Whether a device takes `tpu_attention` of heads of a size in a type."""
+    suits = device.platform == "tpu" and dtype == "bfloat16" and device.device_kind not in TPUS_WITHOUT
+    return suits and head_size in TPU_HEAD_SIZES
 
 
 def fuses_attention(device: Any, dtype: str, head_size: int = 64) -> bool:
     """Whether a device's attention by heads of a size never makes a layer's scores in memory."""
-    by_cudnn = has_kernels(device, dtype) and head_size in CUDNN_HEAD_SIZES
-    return by_cudnn or (has_tpu_attention(device, dtype) and head_size in TPU_HEAD_SIZES)
+    return has_cudnn_attention(device, dtype, head_size) or has_tpu_attention(device, dtype, head_size)
 
 
 def compute_capability(device: Any) -> float:
