@@ -21,17 +21,27 @@ import jax
 import jaxlib
 from jaxtyping import Array
 
-SOURCES = sorted(Path(__file__).parent.glob("cpu_*.cc"))
-HEADER = Path(__file__).with_suffix(".h")
+HEADERS, SOURCES = (sorted(Path(__file__).parent.glob(f"cpu_*.{kind}")) for kind in ("h", "cc"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 KERNELS = ("attention_forward", "attention_backward", "matrix_product")
 
 
-@functools.cache
 def ready() -> bool:
     """Whether XLA has the kernels, each by its name, which are compiled first where this machine has none yet."""
+    return _library() is not None
+
+
+def matrix_unit() -> bool:
+    """Whether they multiply by a matrix unit of the processor."""
+    library = _library()
+    return library is not None and bool(library.matrix_unit())
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The kernels, known to XLA; none elsewhere than on a CPU, and where they cannot be compiled, with a warning."""
     if jax.default_backend() != "cpu":
-        return False
+        return None
     try:
         library = ctypes.CDLL(str(compiled(Path.home() / ".cache" / "sussurro")))
     except (OSError, subprocess.SubprocessError) as error:
@@ -42,10 +52,11 @@ def ready() -> bool:
             RuntimeWarning,
             stacklevel=2,
         )
-        return False
+        return None
     for name in KERNELS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
-    return True
+    library.matrix_unit.restype = ctypes.c_bool
+    return library
 
 
 def compiled(folder: Path) -> Path:
@@ -55,7 +66,7 @@ def compiled(folder: Path) -> Path:
         OSError, subprocess.SubprocessError: no compiler, it failed, or the folder cannot be written.
     """
     compiler = shlex.split(os.environ.get("CXX", "c++"))
-    sources = [path.read_text(encoding="utf-8") for path in (HEADER, *SOURCES)]
+    sources = [path.read_text(encoding="utf-8") for path in (*HEADERS, *SOURCES)]
     macros = _run([*compiler, *FLAGS[:3], "-dM", "-E", "-x", "c++", os.devnull])  # its version, and the instructions
     key = hashlib.sha256("\0".join((*sources, *FLAGS, macros, jaxlib.__version__)).encode()).hexdigest()[:16]
     library = folder / f"cpu-kernels-{key}.so"

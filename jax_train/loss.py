@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jax_train.cpu_products import multiply
 from jax_train.windows import IGNORE
 
 CHUNKS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
@@ -111,12 +112,13 @@ def _chunks(
         nats, grad_x_ND, grad_embedding_VD = sums
         x_CD = jax.lax.dynamic_slice_in_dim(x_ND, number * chunk, chunk)
         labels_C = jax.lax.dynamic_slice_in_dim(labels_N, number * chunk, chunk)
-        more, grad_CV = _of_chunk(_matmul(x_CD, weights_VD.T), labels_C, words, scale, label_smoothing)
+        logits_CV = multiply(x_CD, weights_VD, w_transposed=True)
+        more, grad_CV = _of_chunk(logits_CV, labels_C, words, scale, label_smoothing)
         if gradients:
             grad_CV = grad_CV.astype(x_ND.dtype)
-            grad_x_CD = _matmul(grad_CV, weights_VD).astype(x_ND.dtype)
+            grad_x_CD = multiply(grad_CV, weights_VD).astype(x_ND.dtype)
             grad_x_ND = jax.lax.dynamic_update_slice_in_dim(grad_x_ND, grad_x_CD, number * chunk, 0)
-            grad_embedding_VD = grad_embedding_VD + _matmul(grad_CV.T, x_CD)
+            grad_embedding_VD = grad_embedding_VD + multiply(grad_CV, x_CD, x_transposed=True)
         return nats + more, grad_x_ND, grad_embedding_VD
 
     shapes = (x_ND.shape, weights_VD.shape) if gradients else ((0, d_model), (0, d_model))
@@ -152,7 +154,3 @@ def _of_chunk(
     nats = jnp.where(keep_C1[:, 0], log_total_C1[:, 0] - wanted_C, 0.0).sum()
     grad_CV = jnp.where(keep_C1, jnp.exp(logits_CV - log_total_C1) - target_CV, 0.0)
     return scale * nats, scale * grad_CV
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)

@@ -21,12 +21,21 @@ def test_it_is_compiled_once(tmp_path, monkeypatch):
     assert ["-o" in command for command in calls] == [False]  # it asks what the compiler compiles for, and no more
 
 
+def test_without_its_matrix_unit_a_processor_computes_the_same(tmp_path):
+    if not cpu_kernels.matrix_unit():
+        pytest.skip("this processor has no matrix unit")
+    passes_without("-mno-amx-tile", tmp_path, "tests/test_cpu_products.py")
+
+
 @thorough
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor's compiler has no such options")
 @pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
 def test_processors_with_shorter_vectors_compute_the_same(without, tmp_path):
-    tests = ["tests/test_cpu_attention.py", "tests/test_cpu_products.py"]
-    settings = os.environ | {"CXX": f"c++ {without}", "HOME": str(tmp_path)}
+    passes_without(without, tmp_path, "tests/test_cpu_attention.py", "tests/test_cpu_products.py")
+
+
+def passes_without(instructions: str, home: Path, *tests: str) -> None:
+    settings = os.environ | {"CXX": f"c++ {instructions}", "HOME": str(home)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         cwd=REPOSITORY,
@@ -36,7 +45,7 @@ def test_processors_with_shorter_vectors_compute_the_same(without, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert len(list(tmp_path.rglob("*.so"))) == 1
+    assert len(list(home.rglob("*.so"))) == 1
 
 
 NO_COMPILER, OLD_COMPILER = "no-such-compiler", "sh -c 'echo too old >&2; exit 1' --"

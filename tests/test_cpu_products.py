@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jax_train import cpu_products
-from jax_train.cpu_products import product
+from jax_train import cpu_kernels, cpu_products
+from jax_train.cpu_products import multiply, product
 from jax_train.sharding import data_mesh
 
 SHAPES = {  # rows, summed over, columns
@@ -45,6 +45,41 @@ def test_products_and_gradients_are_numpys(name):
     wanted = (rows @ matrix, grads @ matrix.T, rows.T @ grads)
     for got, want in zip((out, *gradients(jnp.asarray(grad))), wanted, strict=True):
         assert np.abs(np.asarray(got).reshape(want.shape) - want).max() <= 2e-6 * np.abs(want).max()
+
+
+FACTORS = {  # rows, summed over, columns
+    "a vocabulary": (256, 64, 51_865),
+    "a vocabulary summed over": (100, 51_865, 72),
+    "one tile": (64, 64, 64),
+    "nothing whole": (97, 4_200, 333),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+def test_either_factor_may_be_given_transposed(name, transposed):
+    rows, summed, columns = FACTORS[name]
+    rng = np.random.default_rng(summed)
+    x, w = rng.standard_normal((rows, summed), np.float32), rng.standard_normal((summed, columns), np.float32)
+    given = [jnp.asarray(factor.T.copy() if way else factor) for factor, way in zip((x, w), transposed, strict=True)]
+    assert ("ffi_call" in str(jax.make_jaxpr(multiply, (2, 3))(*given, *transposed))) == cpu_kernels.matrix_unit()
+    want = x.astype(np.float64) @ w.astype(np.float64)
+    assert np.abs(np.asarray(multiply(*given, *transposed)) - want).max() <= 2e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("summed", [384, 1536, 12_000])
+@pytest.mark.parametrize("sign", ["of either sign", "positive"])
+def test_a_matrix_units_sums_are_no_less_exact_than_numpys(summed, sign):
+    """It multiplies eight bits at a time, which nobody must see: root mean squares of errors against float64."""
+    if not cpu_kernels.matrix_unit():
+        pytest.skip("this processor has no matrix unit")
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((256, summed), np.float32), rng.standard_normal((summed, 384), np.float32)
+    if sign == "positive":
+        x, w = np.abs(x), np.abs(w)
+    want = x.astype(np.float64) @ w.astype(np.float64)
+    ours, numpys = np.asarray(multiply(jnp.asarray(x), jnp.asarray(w))), x @ w
+    assert np.square(ours - want).mean() <= np.square(numpys - want).mean()
 
 
 def test_devices_at_once_make_the_bits_of_one_and_add_up_the_matrixs_gradient():
