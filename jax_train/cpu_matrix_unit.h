@@ -83,6 +83,7 @@ inline void transpose(Pairs* rows) {
 // 16 rows of a factor, 32 deep, zeros behind its last
 inline void lay_out(Split& to, const Factor& factor, long first, long depth, bool right) {
   constexpr uint32_t HIGH = 0xffff0000;
+  constexpr long AHEAD = 64;  // what comes after the next tiles is on its way
   const bool along = factor.deeper == 1;
   const float* from = factor.at + first * factor.next + depth * factor.deeper;
   long apart = along ? factor.next : factor.deeper;
@@ -98,13 +99,13 @@ inline void lay_out(Split& to, const Factor& factor, long first, long depth, boo
     Vector even, odd;
     if (along) {
       const float* row = from + i * apart;
-      __builtin_prefetch(row + DEEP), __builtin_prefetch(row + DEEP + W);
+      __builtin_prefetch(row + AHEAD), __builtin_prefetch(row + AHEAD + W);
       const Vector a = load(row), b = load(row + W);
       even = __builtin_shuffle(a, b, Integers{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
       odd = __builtin_shuffle(a, b, Integers{1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31});
     } else {
       const float *row = from + 2 * i * apart, *next = row + apart;
-      __builtin_prefetch(row + W), __builtin_prefetch(next + W);
+      __builtin_prefetch(row + AHEAD), __builtin_prefetch(next + AHEAD);
       even = load(row), odd = load(next);
     }
     for (auto& part : to.parts) {
@@ -117,9 +118,9 @@ inline void lay_out(Split& to, const Factor& factor, long first, long depth, boo
     for (auto& part : to.parts) transpose(part);
 }
 
-// Sums [32][32] of products of 32 rows and 32 columns, each as two series of tiles: `tiles` of them, 32 deep each
+// Sums, in 32 rows of 32, of products of 32 rows and 32 columns, each as two series of tiles, 32 deep each
 inline void multiply(const Split* upper, const Split* lower, const Split* left, const Split* right, long tiles,
-                     float* sums) {
+                     float* sums, long sums_row) {
   asm volatile("" ::: "memory");  // what was laid out lies there: GCC is not told that tiles are read from memory
   const auto rows = [&](long part) {
     _tile_loadd(4, upper->parts[part], 64);
@@ -147,11 +148,11 @@ inline void multiply(const Split* upper, const Split* lower, const Split* left, 
     columns(2), add();
     columns(0), add();
   }
-  constexpr long ROW = BOTH * sizeof(float);
-  _tile_stored(0, sums, ROW);
-  _tile_stored(1, sums + EDGE, ROW);
-  _tile_stored(2, sums + EDGE * BOTH, ROW);
-  _tile_stored(3, sums + EDGE * BOTH + EDGE, ROW);
+  const long row = sums_row * sizeof(float);
+  _tile_stored(0, sums, row);
+  _tile_stored(1, sums + EDGE, row);
+  _tile_stored(2, sums + EDGE * sums_row, row);
+  _tile_stored(3, sums + EDGE * sums_row + EDGE, row);
 }
 
 }  // namespace

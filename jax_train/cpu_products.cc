@@ -113,13 +113,16 @@ void by_matrix_unit(ffi::ThreadPool& pool, const Factor& left, const Factor& rig
           for (long i = 0; i < edges; i += 2) {
             const Split *a = mine + i * slab_tiles, *b = all + j * span_tiles + d;
             const long of_own = first + i * EDGE, of_shared = j * EDGE;
-            const long row = own_left ? of_own : of_shared, column = own_left ? of_shared : of_own;
-            float* to = y + row * N + column;
-            const long height = std::min(BOTH, left.n - row), width = std::min(BOTH, N - column);
+            const long y_row = own_left ? of_own : of_shared, column = own_left ? of_shared : of_own;
+            float* to = y + y_row * N + column;
+            const long height = std::min(BOTH, left.n - y_row), width = std::min(BOTH, N - column);
             for (long k = 0; k < height; ++k) __builtin_prefetch(to + k * N, 1), __builtin_prefetch(to + k * N + W, 1);
-            if (own_left) multiply(a, a + slab_tiles, b, b + span_tiles, deep, sums);
-            else multiply(b, b + span_tiles, a, a + slab_tiles, deep, sums);
-            place(to, N, sums, height, width, depth > 0);
+            const bool whole = height == BOTH && width == BOTH && depth == 0;
+            float* into = whole ? to : sums;
+            const long row = whole ? N : BOTH;
+            if (own_left) multiply(a, a + slab_tiles, b, b + span_tiles, deep, into, row);
+            else multiply(b, b + span_tiles, a, a + slab_tiles, deep, into, row);
+            if (!whole) place(to, N, sums, height, width, depth > 0);
           }
       }
     });

@@ -59,7 +59,7 @@ _product.defvjp(_kept, _backward, symbolic_zeros=True)
 
 
 def multiply(x: Array, w: Array, x_transposed: bool = False, w_transposed: bool = False) -> Float[Array, "M N"]:
-    """A matrix, or its transpose, times another, in float32: by the processor's matrix unit if it can. No derivative."""
+    """A matrix or its transpose times another, in float32, by the matrix unit if there is one. Has no derivative."""
     if x.dtype == w.dtype == jnp.float32 and min(*x.shape, *w.shape) >= SMALLEST and cpu_kernels.matrix_unit():
         return _call(x, cpu_kernels.own(w, x), x_transposed, w_transposed)
     return jnp.matmul(x.T if x_transposed else x, w.T if w_transposed else w, preferred_element_type=jnp.float32)
