@@ -9,7 +9,9 @@
 
 #include "cpu_kernels.h"
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
+// The same macros by GCC's names and by those of Clang 14
+#if defined(__linux__) && defined(__AVX512F__) && \
+    (defined(__AMX_TILE__) && defined(__AMX_BF16__) || defined(__AMXTILE__) && defined(__AMXBF16__))
 
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -62,6 +64,11 @@ class Tiles {
   };
 };
 
+// Of the 32 lanes of two vectors those with these numbers
+inline Pairs from_two(Pairs a, Pairs b, Pairs lanes) {
+  return (Pairs)_mm512_permutex2var_epi32((__m512i)a, (__m512i)lanes, (__m512i)b);
+}
+
 // Swaps rows and columns: of blocks of 2 `half` each way the two that are off the diagonal
 template <long half>
 inline void swap_blocks(Pairs* rows) {
@@ -72,7 +79,7 @@ inline void swap_blocks(Pairs* rows) {
   for (long i = 0; i < EDGE; ++i) {
     if (i & half) continue;
     const Pairs a = rows[i], b = rows[i + half];
-    rows[i] = __builtin_shuffle(a, b, first), rows[i + half] = __builtin_shuffle(a, b, second);
+    rows[i] = from_two(a, b, first), rows[i + half] = from_two(a, b, second);
   }
 }
 
@@ -100,9 +107,9 @@ inline void lay_out(Split& to, const Factor& factor, long first, long depth, boo
     if (along) {
       const float* row = from + i * apart;
       __builtin_prefetch(row + AHEAD), __builtin_prefetch(row + AHEAD + W);
-      const Vector a = load(row), b = load(row + W);
-      even = __builtin_shuffle(a, b, Integers{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
-      odd = __builtin_shuffle(a, b, Integers{1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31});
+      const Pairs a = (Pairs)load(row), b = (Pairs)load(row + W);
+      even = (Vector)from_two(a, b, Pairs{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
+      odd = (Vector)from_two(a, b, Pairs{1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31});
     } else {
       const float *row = from + 2 * i * apart, *next = row + apart;
       __builtin_prefetch(row + AHEAD), __builtin_prefetch(next + AHEAD);
