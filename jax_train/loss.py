@@ -145,17 +145,24 @@ def _of_chunk(
     is_label_CV, is_word_1V = labels_C[:, None] == numbers_1V, numbers_1V < words
     if logits_CV.shape[1] > words:
         logits_CV = jnp.where(is_word_1V, logits_CV, -jnp.inf)
-    most_C1 = logits_CV.max(1, keepdims=True)
-    weights_CV = jnp.exp(logits_CV - most_C1)
-    if jax.default_backend() == "cpu":  # where XLA would take the exponentials again, and those to be summed one by one
-        weights_CV = jax.lax.optimization_barrier(weights_CV)
-    total_C1 = weights_CV.sum(1, keepdims=True)
-    log_total_C1 = most_C1 + jnp.log(total_C1)
+    softmax_CV, log_total_C1 = _softmax(logits_CV)
     wanted_C = (1 - label_smoothing) * jnp.where(is_label_CV, logits_CV, 0.0).sum(1)
     target_CV = jnp.where(is_label_CV, 1 - label_smoothing, 0.0)
     if label_smoothing:
         wanted_C = wanted_C + label_smoothing * jnp.where(is_word_1V, logits_CV, 0.0).sum(1) / words
         target_CV = target_CV + jnp.where(is_word_1V, label_smoothing / words, 0.0)
     nats = jnp.where(keep_C1[:, 0], log_total_C1[:, 0] - wanted_C, 0.0).sum()
-    grad_CV = jnp.where(keep_C1, weights_CV / total_C1 - target_CV, 0.0)
+    grad_CV = jnp.where(keep_C1, softmax_CV - target_CV, 0.0)
     return scale * nats, scale * grad_CV
+
+
+def _softmax(logits_CV: Float[Array, "C V"]) -> tuple[Float[Array, "C V"], Float[Array, "C 1"]]:
+    """The softmax over the last axis, and the logarithm of its denominator."""
+    if jax.default_backend() != "cpu":
+        log_total_C1 = jax.nn.logsumexp(logits_CV, axis=1, keepdims=True)
+        return jnp.exp(logits_CV - log_total_C1), log_total_C1
+    # There XLA would take exponentials again for each use, and one by one where they are summed up.
+    most_C1 = logits_CV.max(1, keepdims=True)
+    weights_CV = jax.lax.optimization_barrier(jnp.exp(logits_CV - most_C1))
+    total_C1 = weights_CV.sum(1, keepdims=True)
+    return weights_CV / total_C1, most_C1 + jnp.log(total_C1)
