@@ -21,6 +21,8 @@ constexpr long STRIP = 128;  // so many of its columns by one thread,
 constexpr long STEP = 32;    // so many of its rows at a time
 constexpr long LINE = 16;    // floats of a line of the cache
 
+inline long pieces(long n, long of) { return (n + of - 1) / of; }
+
 // Panel `j` of w, [K][PANEL], zeros behind its last column
 void lay_out(float* to, const float* w, long j, long K, long N, bool transposed) {
   const long first = j * PANEL, columns = std::min(PANEL, N - first);
@@ -47,14 +49,14 @@ void few_rows(const float* x, const float* w, float* y, long first, long M, long
 // x w, or x times w transposed, by vectors
 void by_vectors(ffi::ThreadPool& pool, bool transposed, const float* x, const float* w, float* y, long M, long K,
                 long N) {
-  const long panels = (N + PANEL - 1) / PANEL, apart = K + APART;
+  const long panels = pieces(N, PANEL), apart = K + APART;
   Scratch laid_out(panels * K * PANEL);
   float* right = laid_out.take(panels * K * PANEL);
   in_parallel(pool, panels, 0, [&](long j, Scratch&) {
     lay_out(right + j * K * PANEL, w, j, K, N, transposed);
   });
   const long floats = Scratch::rounded(ROWS * apart) + ROWS * PANEL;
-  in_parallel(pool, (M + ROWS - 1) / ROWS, floats, [&](long block, Scratch& scratch) {
+  in_parallel(pool, pieces(M, ROWS), floats, [&](long block, Scratch& scratch) {
     const long first = block * ROWS, rows = std::min(ROWS, M - first);
     float *left = scratch.take(ROWS * apart), *sums = scratch.take(ROWS * PANEL);
     for (long i = 0; i < rows; ++i)
@@ -70,59 +72,68 @@ void by_vectors(ffi::ThreadPool& pool, bool transposed, const float* x, const fl
 
 #if HAS_MATRIX_UNIT
 
-constexpr long OWN = 128;     // at most so many rows (or columns) of the factor that a thread lays out for itself,
-constexpr long SLAB = 512;    // so deep at a time: both stay in the second cache
-constexpr long SPAN = 4096;   // so deep the other factor is laid out at a time, for all threads
+constexpr long OWN = 128;    // at most so many rows (or columns) of the factor that a thread lays out for itself,
+constexpr long SLAB = 512;   // so deep at a time: both stay in the second cache
+constexpr long SPAN = 4096;  // so deep the other factor is laid out at a time, for all threads
 
-// A block of sums into y, or to what is there
-void place(float* y, long y_row, const float* sums, long rows, long columns, bool add) {
-  for (long i = 0; i < rows; ++i, y += y_row, sums += BOTH)
-    for (long j = 0; j < columns; ++j) y[j] = add ? y[j] + sums[j] : sums[j];
+// Tiles of a factor, that of 16 rows i and of depth k at `at[i * step + k]`
+struct Laid {
+  Split* at;
+  long step;
+  Laid from(long i, long k) const { return {at + i * step + k, step}; }
+};
+
+// 32 rows of y, 32 wide or less at the borders, as sums of what is `deep` tiles deep, or with them added
+void block_of_sums(float* y, long y_row, long height, long width, const Laid& left, const Laid& right, long deep,
+                   bool add, float* sums) {
+  for (long i = 0; i < height; ++i) __builtin_prefetch(y + i * y_row, 1), __builtin_prefetch(y + i * y_row + W, 1);
+  const bool whole = height == BOTH && width == BOTH && !add;
+  multiply(left.at, left.at + left.step, right.at, right.at + right.step, deep, whole ? y : sums, whole ? y_row : BOTH);
+  if (whole) return;
+  for (long i = 0; i < height; ++i, y += y_row, sums += BOTH)
+    for (long j = 0; j < width; ++j) y[j] = add ? y[j] + sums[j] : sums[j];
+}
+
+// A factor's tiles from `first` and `depth` on, in the order in which it lies in memory
+void lay_out_slab(const Laid& to, const Factor& factor, long first, long depth, long edges, long deep, bool right) {
+  const bool along = factor.deeper == 1;
+  for (long a = 0; a < (along ? edges : deep); ++a)
+    for (long b = 0; b < (along ? deep : edges); ++b) {
+      const long i = along ? a : b, k = along ? b : a;
+      lay_out(to.at[i * to.step + k], factor, first + i * EDGE, depth + k * DEEP, right);
+    }
 }
 
 // Factor `left` times factor `right`
 void by_matrix_unit(ffi::ThreadPool& pool, const Factor& left, const Factor& right, float* y) {
   const bool own_left = left.n >= right.n;
   const Factor &own = own_left ? left : right, &shared = own_left ? right : left;
-  const long threads = pool.num_threads(), N = right.n, shared_edges = rounded_up(shared.n, BOTH) / EDGE;
-  const long block = std::clamp(rounded_up(own.n / (4 * threads), BOTH), BOTH, OWN);
-  const long span_tiles = rounded_up(std::min(SPAN, own.depth), DEEP) / DEEP, slab_tiles = SLAB / DEEP;
-  Scratch laid_out(shared_edges * span_tiles * SPLIT);
-  Split* all = reinterpret_cast<Split*>(laid_out.take(shared_edges * span_tiles * SPLIT));
+  const long N = right.n, shared_edges = rounded_up(shared.n, BOTH) / EDGE;
+  const long block = std::clamp(rounded_up(own.n / (4 * pool.num_threads()), BOTH), BOTH, OWN);
+  const long all_floats = shared_edges * pieces(std::min(SPAN, own.depth), DEEP) * SPLIT;
+  const long mine_floats = block / EDGE * (SLAB / DEEP) * SPLIT;
+  Scratch for_all(all_floats);
+  const Laid all{reinterpret_cast<Split*>(for_all.take(all_floats)), pieces(std::min(SPAN, own.depth), DEEP)};
   for (long span = 0; span < own.depth; span += SPAN) {
-    const long tiles = rounded_up(std::min(SPAN, own.depth - span), DEEP) / DEEP;
-    in_parallel(pool, tiles, 0, [&](long d, Scratch&) {
-      for (long i = 0; i < shared_edges; ++i)
-        lay_out(all[i * span_tiles + d], shared, i * EDGE, span + d * DEEP, own_left);
+    const long span_tiles = pieces(std::min(SPAN, own.depth - span), DEEP);
+    in_parallel(pool, span_tiles, 0, [&](long k, Scratch&) {
+      lay_out_slab(all.from(0, k), shared, 0, span + k * DEEP, shared_edges, 1, own_left);
     });
-    const long floats = block / EDGE * slab_tiles * SPLIT + BOTH * BOTH;
-    in_parallel(pool, (own.n + block - 1) / block, floats, [&](long number, Scratch& scratch) {
+    in_parallel(pool, pieces(own.n, block), mine_floats + BOTH * BOTH, [&](long number, Scratch& scratch) {
       const Tiles in_use;
-      Split* mine = reinterpret_cast<Split*>(scratch.take(block / EDGE * slab_tiles * SPLIT));
+      const Laid mine{reinterpret_cast<Split*>(scratch.take(mine_floats)), SLAB / DEEP};
       float* sums = scratch.take(BOTH * BOTH);
-      const long first = number * block, rows = std::min(block, own.n - first), edges = rounded_up(rows, BOTH) / EDGE;
-      for (long d = 0; d < tiles; d += slab_tiles) {
-        const long deep = std::min(slab_tiles, tiles - d), depth = span + d * DEEP;
-        const bool along = own.deeper == 1;
-        for (long a = 0; a < (along ? edges : deep); ++a)
-          for (long b = 0; b < (along ? deep : edges); ++b) {
-            const long i = along ? a : b, k = along ? b : a;
-            lay_out(mine[i * slab_tiles + k], own, first + i * EDGE, depth + k * DEEP, !own_left);
-          }
+      const long first = number * block, edges = rounded_up(std::min(block, own.n - first), BOTH) / EDGE;
+      for (long k = 0; k < span_tiles; k += SLAB / DEEP) {
+        const long deep = std::min(SLAB / DEEP, span_tiles - k), depth = span + k * DEEP;
+        lay_out_slab(mine, own, first, depth, edges, deep, !own_left);
         for (long j = 0; j < shared_edges; j += 2)
           for (long i = 0; i < edges; i += 2) {
-            const Split *a = mine + i * slab_tiles, *b = all + j * span_tiles + d;
+            const Laid a = mine.from(i, 0), b = all.from(j, k);
             const long of_own = first + i * EDGE, of_shared = j * EDGE;
-            const long y_row = own_left ? of_own : of_shared, column = own_left ? of_shared : of_own;
-            float* to = y + y_row * N + column;
-            const long height = std::min(BOTH, left.n - y_row), width = std::min(BOTH, N - column);
-            for (long k = 0; k < height; ++k) __builtin_prefetch(to + k * N, 1), __builtin_prefetch(to + k * N + W, 1);
-            const bool whole = height == BOTH && width == BOTH && depth == 0;
-            float* into = whole ? to : sums;
-            const long row = whole ? N : BOTH;
-            if (own_left) multiply(a, a + slab_tiles, b, b + span_tiles, deep, into, row);
-            else multiply(b, b + span_tiles, a, a + slab_tiles, deep, into, row);
-            if (!whole) place(to, N, sums, height, width, depth > 0);
+            const long row = own_left ? of_own : of_shared, column = own_left ? of_shared : of_own;
+            block_of_sums(y + row * N + column, N, std::min(BOTH, left.n - row), std::min(BOTH, N - column),
+                          own_left ? a : b, own_left ? b : a, deep, depth > 0, sums);
           }
       }
     });
@@ -137,7 +148,7 @@ ffi::Error product(ffi::ThreadPool pool, bool x_transposed, bool w_transposed, A
   const float *from = x.typed_data(), *matrix = w.typed_data();
   float* to = y->typed_data();
   if (M < ROWS && N % W == 0 && !w_transposed && !x_transposed) {
-    in_parallel(pool, (N + STRIP - 1) / STRIP, 0, [&](long i, Scratch&) {
+    in_parallel(pool, pieces(N, STRIP), 0, [&](long i, Scratch&) {
       few_rows(from, matrix, to, i * STRIP, M, K, N);
     });
     return ffi::Error::Success();
