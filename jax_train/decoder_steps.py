@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_train import cpu_attention
 from jax_train.decoding_rules import DecodingRules
-from jax_train.model import Decoder, Whisper
+from jax_train.model import Decoder, DecoderLayer, Whisper
 from jax_train.thinned import encoded
 
 FIRST_PLACES = 64
@@ -121,15 +121,29 @@ def advance(
     x_RLD = decoder.embed(tokens_RL, first)
     filled = []
     for layer, own, heard in zip(decoder.layers, cache, cross, strict=True):
-        normed_RLD = layer.self_attn_layer_norm(x_RLD)
-        filled.append(own.written(Memory.of(*layer.self_attn.keys_values(normed_RLD)), first))
-        heads_RLHK = filled[-1].looked_up(layer.self_attn.queries(normed_RLD), visible_LC)
-        x_RLD = x_RLD + layer.self_attn.output(heads_RLHK)
-        queries_RLHK = layer.encoder_attn.queries(layer.encoder_attn_layer_norm(x_RLD))
-        x_RLD = x_RLD + layer.encoder_attn.output(heard.looked_up(queries_RLHK))
-        x_RLD = layer.feed_forward(x_RLD)
+        x_RLD, own = _layer(layer, x_RLD, first, visible_LC, own, heard)
+        filled.append(own)
     x_RLD = decoder.layer_norm(x_RLD)
     return decoder.logits(x_RLD[:, -1:])[:, 0], x_RLD, filled
+
+
+@jax.jit
+def _layer(
+    layer: DecoderLayer,
+    x_RLD: Float[Array, "R L D"],
+    first: int | Int[Array, ""],
+    visible_LC: Bool[Array, "L C"],
+    own: Memory,
+    heard: Memory | Heard,
+) -> tuple[Float[Array, "R L D"], Memory]:
+    """The stream after a layer, and its memory with these tokens. Jitted, so that all layers are traced as one."""
+    normed_RLD = layer.self_attn_layer_norm(x_RLD)
+    own = own.written(Memory.of(*layer.self_attn.keys_values(normed_RLD)), first)
+    heads_RLHK = own.looked_up(layer.self_attn.queries(normed_RLD), visible_LC)
+    x_RLD = x_RLD + layer.self_attn.output(heads_RLHK)
+    queries_RLHK = layer.encoder_attn.queries(layer.encoder_attn_layer_norm(x_RLD))
+    x_RLD = x_RLD + layer.encoder_attn.output(heard.looked_up(queries_RLHK))
+    return layer.feed_forward(x_RLD), own
 
 
 class Start(NamedTuple):

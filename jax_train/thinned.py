@@ -11,12 +11,13 @@ B batch, M mel bins, F mel frames given, S encoder positions computed, D d_model
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from jax_train.attention import attend_counted
-from jax_train.model import Encoder
+from jax_train.model import Encoder, EncoderLayer
 
 EVERY = 8  # positions of 20 ms that one stands for
 MARGIN = 6  # frames of silence given after the speech: enough for one position to see nothing else
@@ -63,8 +64,16 @@ def encoded(
     )
     log_count_S = jnp.log(jnp.asarray(count_S))
     for layer in encoder.layers:
-        normed_BSD, attention = layer.self_attn_layer_norm(x_BSD), layer.self_attn
-        keys_BSHK, values_BSHK = attention.keys_values(normed_BSD)
-        heads_BSHK = attend_counted(attention.queries(normed_BSD), keys_BSHK, values_BSHK, log_count_S)
-        x_BSD = layer.feed_forward(x_BSD + attention.output(heads_BSHK))
+        x_BSD = _layer(layer, x_BSD, log_count_S)
     return encoder.layer_norm(x_BSD), log_count_S
+
+
+@jax.jit
+def _layer(
+    layer: EncoderLayer, x_BSD: Float[Array, "B S D"], log_count_S: Float32[Array, "S"]
+) -> Float[Array, "B S D"]:
+    """The stream after a layer. Jitted, so that all layers are traced as one."""
+    normed_BSD, attention = layer.self_attn_layer_norm(x_BSD), layer.self_attn
+    keys_BSHK, values_BSHK = attention.keys_values(normed_BSD)
+    heads_BSHK = attend_counted(attention.queries(normed_BSD), keys_BSHK, values_BSHK, log_count_S)
+    return layer.feed_forward(x_BSD + attention.output(heads_BSHK))

@@ -12,9 +12,11 @@ from transformers import WhisperFeatureExtractor
 
 from jax_train.decode import BatchDecoder
 from jax_train.decoding_rules import DecodingRules
+from jax_train.model import DecoderLayer, EncoderLayer
 from jax_train.thinned import EVERY, LENGTHS, MARGIN, kept, lengths, sent
 from jax_train.weights import load_model
 from tests.recorded_generate import Recorder, generated
+from tests.torch_reference import small_model_dir
 
 N_CLIPS, MAX_NEW_TOKENS, WHOLE = 4, 60, 3000
 
@@ -90,3 +92,20 @@ def test_what_is_given_of_a_window_ends_in_silence_unless_it_is_whole():
     frames = np.array([300, 310, 500, 390, 2999])  # batches of two: 300 310 | 390 500 | 2999
     assert lengths(frames, 2, WHOLE) == (320, 560, WHOLE)
     assert lengths(np.array([10]), 2, 100) == (100,)  # a small model's windows are shorter than any length
+
+
+def test_all_layers_are_traced_as_one(tmp_path, monkeypatch):
+    """The decoder's once for the prompt and once for each stage of its loop: a large model has 32 of them."""
+    traced = []
+    for layer in (EncoderLayer, DecoderLayer):
+        inner = layer.feed_forward
+
+        def feed_forward(self, x, inner=inner):
+            traced.append(type(self).__name__)
+            return inner(self, x)
+
+        monkeypatch.setattr(layer, "feed_forward", feed_forward)
+    rules = DecodingRules((501, 502), 500, (), (), 100, 503)
+    model = load_model(small_model_dir(tmp_path, encoder_layers=3, decoder_layers=3))
+    BatchDecoder(model, rules, 3, jax.devices()[:1], frames=LENGTHS[:1])
+    assert traced == ["EncoderLayer"] + 3 * ["DecoderLayer"]
