@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 
 from data.errors import UserError
 from jax_train.config import TrainConfig, WhisperConfig
+from jax_train.gathering import gathered_bytes
 from jax_train.layers import Remat
 from jax_train.memory_plan import memory_plan
 from jax_train.optimizer import trained
@@ -104,6 +106,7 @@ def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> R
             compute_dtype=config.compute_dtype,
             remat=remat,
             fused_attention=fuses_attention(device, config.compute_dtype, head_size),
+            fsdp=config.fsdp,
         )
         if plan.total <= room:
             break
@@ -125,7 +128,7 @@ def too_small(config: TrainConfig, train_step: Any, state: Any, batch: Any) -> s
     """What to do when a step does not fit."""
     devices = jax.device_count()
     windows = config.batch_size // devices // config.gradient_accumulation_steps  # at once, on a device
-    constant = constant_bytes(state, config.freeze)
+    constant = constant_bytes(state, config.freeze, config.compute_dtype)
     fitting, needed = fitting_windows(train_step, state, batch, windows, _room(), constant)
     needs = f", the step needs {needed / GIGABYTE:.1f} GB" if needed else ""
     head = f"--batch-size {config.batch_size} does not fit: each device has {_room_said()}{needs}"
@@ -139,15 +142,14 @@ def too_small(config: TrainConfig, train_step: Any, state: Any, batch: Any) -> s
     return f"{head}; --batch-size {fitting * devices} should fit, or --gradient-accumulation-steps {parts}; {tail}"
 
 
-def constant_bytes(state: Any, freeze: tuple[str, ...]) -> int:
+def constant_bytes(state: Any, freeze: tuple[str, ...], compute_dtype: str) -> int:
     """Bytes on a device, beside its arguments, that a step takes for any number of windows.
 
-    They are the device's own part of the gradients, and where parameters are split (`--fsdp`) all of the model's,
-    gathered.
+    They are the device's own part of the gradients, and where parameters are split (`--fsdp`) those gathered.
     """
     gradients = sum(map(_on_device, trained(state.params, freeze).values()))
-    kept = [*state.params.values(), *state.buffers.values()]
-    return gradients + sum(_whole(array) for array in kept if _on_device(array) < _whole(array))
+    split = {n: x for n, x in (state.params | state.buffers).items() if _on_device(x) < _whole(x)}
+    return gradients + gathered_bytes(split, jnp.dtype(compute_dtype).itemsize)
 
 
 def _whole(array: Any) -> int:

@@ -6,14 +6,27 @@ hands them over a queue of ten to a thread, which a full disk ends, and then the
 
 import os
 import socket
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from data.tfrecord import frame
 
 VERSION = "brain.Event:2"  # what TensorBoard wants in a file's first event
+
+
+@contextmanager
+def hidden(module: str) -> Iterator[None]:
+    """A module that is not imported yet cannot be meanwhile, as if it were not installed."""
+    absent = sys.modules.setdefault(module, None) is None  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[module]
 
 
 class Appended:
@@ -49,9 +62,9 @@ class Events:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        from tensorboardX import summary  # here because it imports torch where there is one: seconds
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
+        with hidden("torch"):  # which tensorboardX would import for what is not used here: seconds
+            from tensorboardX import summary
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
         self._event, self._summary = Event, summary
         folder.mkdir(parents=True, exist_ok=True)
         self._file = Appended(folder / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}")

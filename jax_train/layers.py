@@ -29,8 +29,20 @@ class LayerNorm(nnx.LayerNorm):
         return both
 
 
+class Matrix(nnx.Param[Array]):
+    """A linear layer's matrix, whole on this device (or not: `gathering.Split`)."""
+
+    def into(self, part: Callable[..., Array], *inputs: Array) -> Array:
+        """What `part` makes of the matrix and the inputs."""
+        return part(self[...], *inputs)
+
+
 class Linear(nnx.Linear):
     """A matrix and a bias, computing in the layer's type."""
+
+    def __init__(self, n_in: int, n_out: int, **options: Any) -> None:
+        super().__init__(n_in, n_out, **options)
+        self.kernel: Matrix = Matrix(self.kernel.get_value())
 
     def __call__(self, x: Array) -> Array:
         """The input times the matrix, plus the bias."""
@@ -42,12 +54,16 @@ class Linear(nnx.Linear):
 
     def of_biased(self, x: Array, bias: Array) -> Array:
         """What the layer makes of `x` plus a bias: its own bias, and the matrix's product with that one, come last."""
-        kernel, own, bias = (one.astype(jnp.float32) for one in (self.kernel[...], self.bias[...], bias))
-        return add_bias(self.product(x), own + jnp.matmul(bias, kernel, precision="highest"))
+        own, bias = self.bias[...].astype(jnp.float32), bias.astype(jnp.float32)
+
+        def through(kernel: Array, bias: Array) -> Array:
+            return jnp.matmul(bias, kernel.astype(jnp.float32), precision="highest")
+
+        return add_bias(self.product(x), own + self.kernel.into(through, bias))
 
     def product(self, x: Array) -> Array:
         """The input times the matrix."""
-        return product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        return self.kernel.into(lambda kernel, x: product(x, kernel.astype(self.dtype)), x.astype(self.dtype))
 
 
 class Conv(nnx.Conv):

@@ -20,9 +20,10 @@ from jaxtyping import Array, Key
 from data.errors import UserError
 from jax_train.config import Lora
 from jax_train.model import Params, Whisper, functional
+from jax_train.sharding import own_part
 
 KERNEL = ".kernel"
-A, B = ".lora_A.kernel", ".lora_B.kernel"
+A, B = ADAPTERS = ".lora_A.kernel", ".lora_B.kernel"
 
 
 def adapted_layers(params: Params, targets: Sequence[str]) -> list[str]:
@@ -64,9 +65,10 @@ def merged(params: Params, adapters: Params, alpha: float) -> Params:
     for name, a_IR in adapters.items():
         if name.endswith(A):
             path = name.removesuffix(A)
-            kernel_IO = params[path + KERNEL]
-            delta_IO = alpha / a_IR.shape[1] * (a_IR @ adapters[path + B])
-            result[path + KERNEL] = (kernel_IO.astype(jnp.float32) + delta_IO).astype(kernel_IO.dtype)
+            kernel_IO, b_RO = params[path + KERNEL], adapters[path + B]
+            n_in, n_out = kernel_IO.shape  # of this device's part, where `--fsdp` splits it
+            delta_IO = own_part(a_IR, (n_in, rank := a_IR.shape[1])) @ own_part(b_RO, (rank, n_out))
+            result[path + KERNEL] = (kernel_IO.astype(jnp.float32) + alpha / rank * delta_IO).astype(kernel_IO.dtype)
     return result
 
 
@@ -75,8 +77,8 @@ def merge(params: Params, adapters: Params, alpha: float) -> Params:
 
     Raises `UserError` for adapters that are not this model's.
     """
-    paths = {name.removesuffix(end) for name in adapters for end in (A, B) if name.endswith(end)}
-    odd = {name for name in adapters if not name.endswith((A, B))}
+    paths = {name.removesuffix(end) for name in adapters for end in ADAPTERS if name.endswith(end)}
+    odd = {name for name in adapters if not name.endswith(ADAPTERS)}
     for path in paths:
         a, b, kernel = adapters.get(path + A), adapters.get(path + B), params.get(path + KERNEL)
         if a is None or b is None or kernel is None or (a.shape[0], b.shape[1]) != kernel.shape:

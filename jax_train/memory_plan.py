@@ -17,13 +17,13 @@ import tyro
 
 from data.errors import UserError, command
 from jax_train.config import PUBLISHED, Lora, WhisperConfig
+from jax_train.gathering import FLOAT32, gathered_bytes
 from jax_train.layers import Remat
 from jax_train.lora import adapted_layers
 from jax_train.loss import CHUNKS
 from jax_train.model import Params, Whisper, functional
 from jax_train.precision import Type
 
-FLOAT32 = 4  # bytes
 ADAMW_MOMENTS = 2
 SCORES_KEPT = 4  # of one layer's attention: scores, probabilities, the gradients of both
 LOGITS_KEPT = 3  # logits, their softmax, its gradient
@@ -45,6 +45,8 @@ class MemoryPlan:
     """AdamW's two moments of what is trained, float32."""
     copies: int
     """Matrices in the compute type: those merged with an adapter, and those stored in another type."""
+    gathered: int
+    """Whole parameters, where they lie split: those of no layer, and two layers', one of them on its way."""
     activations: int
     """What the forward pass keeps for the backward pass."""
     workspace: int
@@ -75,12 +77,14 @@ def memory_plan(
     compute_dtype: Type = "float32",
     remat: Remat = "none",
     fused_attention: bool = False,
+    fsdp: int = 1,
 ) -> MemoryPlan:
     """The plan for `batch_size` windows of `tokens` label tokens on one device.
 
     With `lora` the weights are frozen and may be stored in `weights_dtype`; else all are trained, in float32. With
     `remat` a layer keeps less, as `layers.Remat` says. `fused_attention`, as `precision.fuses_attention` says of a
-    device, makes no scores. Raises `UserError` for a LoRA target that matches nothing.
+    device, makes no scores. Parameters and what belongs to them lie split between `fsdp` devices. Raises `UserError`
+    for a LoRA target that matches nothing.
     """
     if lora is None and weights_dtype != "float32":
         raise UserError(f"weights in {weights_dtype}: only frozen ones; a whole model is trained in float32")
@@ -94,13 +98,14 @@ def memory_plan(
     trained = adapter_count if lora else sum(matrices.values()) + others
     copied = matrices if weights_dtype != compute_dtype else {name: matrices[name] for name in merged}
     scores = 0 if fused_attention else batch_size * score_bytes(config)
+    kept_float32 = others + sum(math.prod(x.shape) for x in buffers.values())
     return MemoryPlan(
-        weights=sum(matrices.values()) * stored
-        + (others + sum(math.prod(x.shape) for x in buffers.values())) * FLOAT32,
-        adapters=adapter_count * FLOAT32,
-        gradients=trained * FLOAT32,
-        optimizer=trained * ADAMW_MOMENTS * FLOAT32,
-        copies=sum(copied.values()) * computed,
+        weights=(sum(matrices.values()) * stored + kept_float32 * FLOAT32) // fsdp,
+        adapters=adapter_count * FLOAT32 // fsdp,
+        gradients=trained * FLOAT32 // fsdp,
+        optimizer=trained * ADAMW_MOMENTS * FLOAT32 // fsdp,
+        copies=sum(copied.values()) * computed // fsdp,
+        gathered=gathered_bytes(params | buffers, computed) + adapter_count * FLOAT32 if fsdp > 1 else 0,
         activations=batch_size * activation_bytes(config, tokens, lora is not None, computed, remat),
         workspace=scores + vocabulary_bytes(config, batch_size * tokens),
     )
@@ -172,6 +177,8 @@ class PlanConfig:
     """Type in which LoRA keeps the model's own matrices; none: the compute type."""
     fused_attention: bool = False
     """One kernel for attention, which makes no scores: TPUs, GPUs of compute capability 8 and more, not a T4."""
+    fsdp: int = 1
+    """Devices between which parameters, gradients and optimizer state are split."""
 
     def plan(self, batch_size: int) -> MemoryPlan:
         """The plan for a batch size."""
@@ -185,6 +192,7 @@ class PlanConfig:
             compute_dtype=self.compute_dtype,
             remat=self.remat,
             fused_attention=self.fused_attention,
+            fsdp=self.fsdp,
         )
 
     def options(self) -> str:
@@ -192,7 +200,8 @@ class PlanConfig:
         kept = self.frozen_dtype or self.compute_dtype
         lora = f"--lora.rank {self.rank} --lora.targets {' '.join(self.targets)} --lora.frozen-dtype {kept} "
         remat = f" --remat {self.remat}" if self.remat != "none" else ""
-        return f"{lora if self.rank else ''}--compute-dtype {self.compute_dtype}{remat}"
+        fsdp = f" --fsdp {self.fsdp}" if self.fsdp > 1 else ""
+        return f"{lora if self.rank else ''}--compute-dtype {self.compute_dtype}{remat}{fsdp}"
 
 
 def largest_batch(config: PlanConfig) -> int:

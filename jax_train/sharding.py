@@ -2,16 +2,19 @@
 
 Decision: one axis of devices for the data, `data`, and one for the parameters, `fsdp`. Windows are split over both.
 `--fsdp N` groups the devices by N; a group holds one copy of parameters, average and optimizer state between them, each
-array split along its longest axis that N divides. A step gathers what the model reads, and the gradient of a gathered
-parameter comes back split (ZeRO stage 3, arXiv 1910.02054). With N = 1 every device holds everything.
+array split along its longest axis that N divides. What reads a parameter gathers it (`gathering`), and the gradient of
+a gathered parameter comes back split (ZeRO stage 3, arXiv 1910.02054). With N = 1 every device holds everything.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from data.errors import UserError
@@ -64,11 +67,30 @@ def varying(array: Array, lies: PartitionSpec) -> Array:
     return own
 
 
-def gathered(array: Array, lies: PartitionSpec) -> Array:
-    """A parameter whole, from this device's part of it."""
-    if lies == EVERYWHERE:
-        return array
-    whole: Array = jax.lax.all_gather(array, "fsdp", axis=len(lies) - 1, tiled=True)
+def gathered(array: Array, lies: PartitionSpec, dtype: DTypeLike | None = None) -> Array:
+    """A parameter whole, from this device's part of it, which is cast to `dtype` first; gradients add up in float32."""
+    return array if lies == EVERYWHERE else _gathered(array, len(lies) - 1, dtype or array.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(array: Array, axis: int, dtype: DTypeLike) -> Array:
+    whole: Array = jax.lax.all_gather(array.astype(dtype), "fsdp", axis=axis, tiled=True)
+    return whole
+
+
+def _gathered_backward(axis: int, _dtype: DTypeLike, array: Array, grad: Array) -> tuple[Array]:
+    own = jax.lax.psum_scatter(grad.astype(jnp.float32), "fsdp", scatter_dimension=axis, tiled=True)
+    return (own.astype(array.dtype),)
+
+
+_gathered.defvjp(lambda array, axis, dtype: (_gathered(array, axis, dtype), array), _gathered_backward)
+
+
+def own_part(whole: Array, shape: tuple[int, ...]) -> Array:
+    """This device's part of an array, where a parameter lies split; `shape` is the part's, or else that of all."""
+    for axis, (size, own) in enumerate(zip(whole.shape, shape, strict=True)):
+        if own < size:
+            return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index("fsdp") * own, own, axis)
     return whole
 
 

@@ -18,11 +18,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_train.config import TrainConfig
 from jax_train.dropout import Dropout
+from jax_train.gathering import gathering_layers, whole_but_layers
 from jax_train.loss import label_count, vocabulary_loss
 from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper
 from jax_train.optimizer import trained
-from jax_train.sharding import AXES, EVERYWHERE, WINDOWS, gathered, shardings, specs, summed, varying
+from jax_train.sharding import AXES, EVERYWHERE, WINDOWS, shardings, specs, summed, varying
 from jax_train.spec_augment import spec_augment, speech_frames, window_keys
 from jax_train.windows import Window
 
@@ -149,8 +150,9 @@ def sums_of_windows(
 
         def sums(part: Part) -> Summed:
             def summed_loss(own: Params) -> Array:
-                whole = {name: gathered(value, lies[name]) for name, value in {**others, **own}.items()}
-                model = build(whole, {name: gathered(value, lies[name]) for name, value in buffers.items()})
+                model = build(whole_but_layers({**others, **own}, lies), whole_but_layers(buffers, lies))
+                if mesh.shape["fsdp"] > 1:
+                    gathering_layers(model, lies)
                 return scaled_loss(model, part, step, scale, config)
 
             nats, grads = jax.value_and_grad(summed_loss)(own)

@@ -32,7 +32,13 @@ GB = 1_000_000_000
 @pytest.fixture
 def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
-        small_shards, tmp_path / "run", model=str(small_model_dir), batch_size=8, steps=2, learning_rate=1e-2
+        small_shards,
+        tmp_path / "run",
+        model=str(small_model_dir),
+        batch_size=8,
+        steps=2,
+        learning_rate=1e-2,
+        compute_dtype="float32",
     )
 
 
@@ -121,13 +127,15 @@ def lying(state: TrainState, fsdp: int) -> TrainState:
 def test_split_parameters_count_as_each_device_holds_them(config, monkeypatch):
     """2 GB of parameters in eight parts: a quarter GB of gradients on a device, and the 2 GB that a step gathers.
 
-    A frozen matrix is gathered and has no gradient.
+    A frozen matrix is gathered and has no gradient. Layers are gathered in the compute type, two of them at a time.
     """
     split = lying(state_of(500_000_000), fsdp=8)
-    assert constant_bytes(split, ()) == 2 * GB // 8 + 2 * GB
-    assert constant_bytes(lying(state_of(500_000_000), fsdp=1), ()) == 2 * GB
+    assert constant_bytes(split, (), "float32") == 2 * GB // 8 + 2 * GB
+    assert constant_bytes(lying(state_of(500_000_000), fsdp=1), (), "float32") == 2 * GB
     both = split._replace(params=split.params | {"other.kernel": split.params["kernel"]})
-    assert constant_bytes(both, ("model.other.*",)) == 2 * GB // 8 + 4 * GB
+    assert constant_bytes(both, ("model.other.*",), "float32") == 2 * GB // 8 + 4 * GB
+    layers = {f"encoder.layers.{number}.fc1.kernel": split.params["kernel"] for number in range(3)}
+    assert constant_bytes(split._replace(params=layers), (), "bfloat16") == 3 * 2 * GB // 8 + 2 * GB
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(16.5e9)])
     plan = Plan(8, constant=2 * GB // 8 + 2 * GB)  # beside 8.25 GB there is room for 4 windows of 2 GB

@@ -82,6 +82,24 @@ def test_activations_and_workspace_by_hand_for_tiny():
     assert less.activations < plan.activations / 2
 
 
+def test_split_parameters_take_a_part_of_the_room_and_those_that_a_layer_reads():
+    """Large-v3 on eight devices; the decoder's layers are the larger: 14 d² in matrices, 16 d and its ffn in vectors.
+
+    Whole are the embeddings, the convolutions, the encoder's fixed positions and the last norms.
+    """
+    whole, split = (memory_plan(PUBLISHED["large-v3"], lora=None, compute_dtype="bfloat16", fsdp=n) for n in (1, 8))
+    assert split.weights + split.gradients + split.optimizer == pytest.approx(
+        (whole.weights + whole.gradients + whole.optimizer) / 8
+    )
+    d, ffn = 1280, 5120
+    decoder_layer = 8 * d * d + 2 * d * ffn + 3 * 2 * d + 2 * 3 * d + ffn + d
+    outside = (51_866 + 448 + 1500) * d + 3 * (128 + d) * d + 2 * d + 2 * 2 * d
+    assert split.gathered == outside * 4 + 2 * decoder_layer * 2
+    assert (whole.gathered, split.activations, split.workspace) == (0, whole.activations, whole.workspace)
+    lora = memory_plan(PUBLISHED["large-v3"], lora=Lora(32), fsdp=8)
+    assert lora.gathered == outside * 4 + 2 * decoder_layer * 4 + lora.adapters * 8  # to be merged
+
+
 def test_frozen_weights_of_another_type_of_the_same_size_are_copied_whole():
     """A T4 computes in float16: weights kept in bfloat16 would be there twice."""
     same = PlanConfig(compute_dtype="float16")
@@ -106,13 +124,13 @@ def test_the_plan_says_what_the_train_command_is_to_be_told():
     config = from_command_line(["--shards", "s", "--run", "r", *options], None)
     assert config.lora == Lora(8, frozen_dtype="float16")
     assert (config.compute_dtype, config.remat) == ("float16", "auto")
-    again = PlanConfig(rank=0, compute_dtype="bfloat16", remat="layers").options()
-    assert again == "--compute-dtype bfloat16 --remat layers"
+    again = PlanConfig(rank=0, compute_dtype="bfloat16", remat="layers", fsdp=8).options()
+    assert again == "--compute-dtype bfloat16 --remat layers --fsdp 8"
 
 
 def test_the_table_ends_with_the_total():
-    plan = MemoryPlan(1, 2, 3, 4, 5, 6, 3_000_000_000)
-    assert plan.total == 3_000_000_021
+    plan = MemoryPlan(1, 2, 3, 4, 5, 6, 7, 3_000_000_000)
+    assert plan.total == 3_000_000_028
     assert plan.table().splitlines()[-1] == "total            3.00 GB"
 
 

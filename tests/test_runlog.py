@@ -176,6 +176,18 @@ def test_tensorboard_leaves_out_later_steps_of_an_attempt_before(tmp_path):
     assert texts == ["eval/transcripts/text_summary"] * 2
 
 
+def test_a_runs_log_imports_no_pytorch(tmp_path):
+    """Which takes seconds; afterwards it can be imported as ever."""
+    program = f"""
+import importlib, pathlib, sys
+from jax_train.runlog import RunLog
+with RunLog(pathlib.Path({str(tmp_path)!r}), 0, 1) as log:
+    assert "torch" not in sys.modules
+assert importlib.util.find_spec("torch")
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+
+
 def test_the_time_to_the_first_step_counts_from_the_start_of_the_process(tmp_path, capsys):
     """Imports and loading are in it: this process began long before its log."""
     before = process_seconds()

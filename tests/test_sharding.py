@@ -1,17 +1,20 @@
 """Parameters split over devices: the step of one device, a part of the memory; checkpoints fit any topology."""
 
 import dataclasses
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, load_run
+from jax_train.gathering import gathering_layers, layer_of, whole_but_layers
 from jax_train.model import functional
 from jax_train.optimizer import make_optimizer
-from jax_train.sharding import data_mesh, split_axis
+from jax_train.sharding import data_mesh, specs, split_axis
 from jax_train.step import make_train_step
 from jax_train.train import initial_state, train
 from jax_train.weights import load_model
@@ -46,6 +49,56 @@ def test_parameters_in_four_parts_take_the_step_of_one_device_in_a_quarter_of_th
             assert difference.max() <= 4.1e-3, name
         for part in (state.params, state.buffers, state.opt_state):
             assert share_on_a_device(part) == pytest.approx(0.25, abs=0.01)
+
+
+def test_split_parameters_are_the_same_step_in_bfloat16(model_dir):
+    """2e-4: whole, the matrix that the values' bias comes through is in float32 there; split, as it is gathered."""
+    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+    whole, split = (steps(model_dir, dataclasses.replace(config, fsdp=fsdp), 2, 2)[1:] for fsdp in (1, 2))
+    assert [loss for _, loss in split] == pytest.approx([loss for _, loss in whole], rel=2e-4)
+
+
+@pytest.mark.parametrize("remat", ["none", "feed_forward", "layers"])
+def test_no_layer_keeps_what_it_gathered(model_dir, remat):
+    """For its backward pass it gathers again; of activations it keeps what it would keep of whole parameters.
+
+    In bfloat16, where what is cast might be kept in its place.
+    """
+    params, buffers, build = functional(load_model(model_dir, jnp.dtype("bfloat16"), remat=remat))
+    found = []
+    for fsdp in (1, 2):
+        mesh = data_mesh(jax.devices()[:2], fsdp)
+        in_specs = specs(params, mesh), specs(buffers, mesh)
+        found.append(kept(build, mesh, in_specs, params, buffers))
+    matrices = {name: x for name, x in params.items() if x.ndim > 1}
+    parts = {(NamedSharding(mesh, in_specs[0][name]).shard_shape(x.shape), "float32") for name, x in matrices.items()}
+    whole = {(x.shape, dtype) for name, x in matrices.items() if layer_of(name) for dtype in ("float32", "bfloat16")}
+    assert found[0].keys() & (whole - parts)
+    assert not found[1].keys() & (whole - parts)
+    assert (matrices["decoder.embed_tokens.embedding"].shape[::-1], "bfloat16") in found[1]  # which is gathered once
+    activations = [{of: n for of, n in counts.items() if {TOKENS, 1500, 3000} & set(of[0])} for counts in found]
+    assert activations[0] == activations[1]
+
+
+TOKENS = 5  # a size that no other axis has
+
+
+def kept(build, mesh, in_specs, params, buffers) -> Counter[tuple[tuple[int, ...], str]]:
+    """Shapes and types of what a device keeps of a forward pass."""
+    lies = {**in_specs[0], **in_specs[1]}
+    found: Counter[tuple[tuple[int, ...], str]] = Counter()
+
+    def on_device(params, buffers):
+        def logits(params):
+            model = build(whole_but_layers(params, lies), whole_but_layers(buffers, lies))
+            gathering_layers(model, lies)
+            return model(jnp.zeros((1, 3000, 80)), jnp.zeros((1, TOKENS), jnp.int32))
+
+        found.update((x.shape, str(x.dtype)) for x in jax.tree.leaves(jax.vjp(logits, params)[1]))
+        return params
+
+    jax.eval_shape(jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=in_specs[0]), params, buffers)
+    return found
 
 
 def share_on_a_device(tree) -> float:
