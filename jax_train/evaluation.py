@@ -3,6 +3,7 @@
 The subset is drawn by the run's seed, so that evaluations of a run compare; its first clips are shown as text.
 """
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,6 +71,8 @@ class Evaluation:
         transcripts = transcribe(self._shards, self._rows, self._decoder, self._tokenizer, leave=False)
         references, hypotheses = [t.reference for t in transcripts], [t.text for t in transcripts]
         self._decoder.state = None  # the next step consumes the arrays
+        del model, params
+        gc.collect()  # Flax holds them in circles, merged matrices too
         found = scores(references, hypotheses)
         values = {name: found[name] for name in (*SCORES, "normaliser")} | {"clips": len(self._rows)}
         log.evaluation(step, values, self._shown(references, hypotheses), time.perf_counter() - started)

@@ -6,6 +6,7 @@ evaluated or saved has been checked. A run found in RUN is continued where its n
 refused where what it computes would change.
 """
 
+import gc
 import json
 import sys
 from collections import deque
@@ -90,7 +91,8 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     optimizer = make_optimizer(config, schedule)
     with state_advice(config):
         state, build = initial_state(model, optimizer, mesh, config)
-    del model  # its arrays live on in the state alone
+    del model
+    gc.collect()  # Flax holds its arrays in circles; they are to live on in the state alone
     train_step = make_train_step(build, optimizer, mesh, config)
 
     # 5. Restore

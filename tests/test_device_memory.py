@@ -1,6 +1,7 @@
 """Too small a device is one line of advice, wherever it shows: in a step, an evaluation, or the state itself."""
 
 import dataclasses
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from jax_train.device_memory import (
 )
 from jax_train.evaluation import Evaluation
 from jax_train.sharding import data_mesh, shardings
-from jax_train.step import TrainState
+from jax_train.step import TrainState, make_train_step
 from jax_train.train import train
 
 GB = 1_000_000_000
@@ -189,3 +190,34 @@ def test_only_what_the_run_does_not_do_yet_is_advised(config):
 def test_other_errors_keep_their_traceback(config, advice):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), advice(config):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def buffers(arrays) -> dict[int, int]:
+    """The bytes of each buffer that some arrays lie in, by its place."""
+    shards = [shard.data for array in arrays for shard in array.addressable_shards]
+    return {data.unsafe_buffer_pointer(): data.nbytes for data in shards}
+
+
+def test_a_step_finds_on_the_devices_only_what_it_takes(config, monkeypatch):
+    """The model as it was loaded is gone, and so is what an evaluation merged. A tenth of the weights: small arrays."""
+    left_over, before = [], buffers(jax.live_arrays())
+
+    def watched(*arguments):
+        step = make_train_step(*arguments)
+
+        def call(state, batch):
+            others = buffers(jax.live_arrays()).items() - buffers(jax.tree.leaves((state, batch))).items()
+            weights = sum(buffers(state.buffers.values()).values())
+            left_over.append(sum(size for place, size in others if place not in before) / weights)
+            return step(state, batch)
+
+        return call
+
+    monkeypatch.setattr(jax_train.train, "make_train_step", watched)
+    gc.disable()  # it would come by chance
+    try:
+        train(dataclasses.replace(config, lora=Lora(4), eval_split="test", eval_steps=1, eval_clips=1))
+    finally:
+        gc.enable()
+    assert len(left_over) == 2
+    assert max(left_over) < 0.1, left_over
