@@ -47,7 +47,7 @@ def whole_but_layers(params: Params, lies: Mapping[str, PartitionSpec]) -> Param
 
 
 def gathering_layers(model: Whisper, lies: Mapping[str, PartitionSpec]) -> None:
-    """Makes a model of `whole_but_layers` parameters one that can be called."""
+    """Makes a model of `whole_but_layers` parameters one that can be called; one that is whole it leaves alone."""
     for stack in ("encoder", "decoder"):
         for number, layer in enumerate(getattr(model, stack).layers):
             _split(layer, f"{stack}.layers.{number}", lies)

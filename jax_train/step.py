@@ -151,8 +151,7 @@ def sums_of_windows(
         def sums(part: Part) -> Summed:
             def summed_loss(own: Params) -> Array:
                 model = build(whole_but_layers({**others, **own}, lies), whole_but_layers(buffers, lies))
-                if mesh.shape["fsdp"] > 1:
-                    gathering_layers(model, lies)
+                gathering_layers(model, lies)
                 return scaled_loss(model, part, step, scale, config)
 
             nats, grads = jax.value_and_grad(summed_loss)(own)

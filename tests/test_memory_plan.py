@@ -83,7 +83,7 @@ def test_activations_and_workspace_by_hand_for_tiny():
 
 
 def test_split_parameters_take_a_part_of_the_room_and_those_that_a_layer_reads():
-    """Large-v3 on eight devices; the decoder's layers are the larger: 14 d² in matrices, 16 d and its ffn in vectors.
+    """Large-v3 on eight devices; the decoder's layers are the larger: 8 d² and 2 d ffn in matrices, beside vectors.
 
     Whole are the embeddings, the convolutions, the encoder's fixed positions and the last norms.
     """
