@@ -85,10 +85,6 @@ class Checkpoints:
             self._thread.shutdown()
             self._orbax.close()
 
-    def latest(self) -> int | None:
-        """The newest checkpoint's step."""
-        return max(steps_in(self._folder), default=None)
-
     def save(
         self, state: TrainState, data_state: bytes | dict[str, Any], wer: Mapping[int, float] | None = None
     ) -> None:
@@ -165,7 +161,7 @@ class Checkpoints:
 
     def _failed(self, step: int, error: Exception) -> SaveError:
         remove_partial(self._folder)  # the room it took may be what the next one needs
-        last = self.latest()
+        last = max(steps_in(self._folder), default=None)
         kept = f"the newest is that of step {last}" if last else "there is none yet"
         cause = str(error).splitlines()[0]
         return SaveError(f"the checkpoint of step {step} could not be written to {self._folder}: {cause}; {kept}")
@@ -204,6 +200,11 @@ def run_model_folder(run: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{run}: not a run folder (no model/ in it); give the RUN of a `make train`")
     return folder
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether RUN is one that is continued."""
+    return bool(steps_in((run / "checkpoints").absolute()))
 
 
 def chosen_step(run: Path, step: str = "newest") -> int:

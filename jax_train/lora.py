@@ -19,7 +19,7 @@ from jaxtyping import Array, Key
 
 from data.errors import UserError
 from jax_train.config import Lora
-from jax_train.model import Params, Whisper, functional
+from jax_train.model import Params, Whisper
 from jax_train.sharding import own_part
 
 KERNEL = ".kernel"
@@ -89,22 +89,26 @@ def merge(params: Params, adapters: Params, alpha: float) -> Params:
         return merged(params, adapters, alpha)
 
 
-def adapted(
-    model: Whisper, lora: Lora, key: Key[Array, ""]
-) -> tuple[Params, Params, Callable[[Params, Params], Whisper]]:
-    """As `model.functional`, with the adapters for the trainable parameters and all the model's own for the buffers.
+def adapted(params: Params, buffers: Params, lora: Lora, key: Key[Array, ""]) -> tuple[Params, Params]:
+    """A model's parameters and buffers with fresh adapters for the former, and all that was the model's for the latter.
 
-    So a train step made for a whole model trains adapters as it is.
+    So a train step made for a whole model trains adapters as it is. Its model is built by what `merging` gives.
     """
-    params, buffers, build = functional(model)
     dtype = jnp.dtype(lora.frozen_dtype)
     frozen = {name: value.astype(dtype) if value.ndim > 1 else value for name, value in params.items()}
+    return init(params, lora.rank, lora.targets, key), frozen | buffers
+
+
+def merging(
+    build: Callable[[Params, Params], Whisper], buffers: Collection[str], alpha: float
+) -> Callable[[Params, Params], Whisper]:
+    """What builds a model, of the names of its buffers, from the two that `adapted` gave."""
 
     def build_adapted(adapters: Params, kept: Params) -> Whisper:
-        base, own_buffers = apart(kept, buffers.keys())
-        return build(merged(base, adapters, lora.alpha), own_buffers)
+        base, own_buffers = apart(kept, buffers)
+        return build(merged(base, adapters, alpha), own_buffers)
 
-    return init(params, lora.rank, lora.targets, key), frozen | buffers, build_adapted
+    return build_adapted
 
 
 def apart(kept: Params, buffers: Collection[str]) -> tuple[Params, Params]:

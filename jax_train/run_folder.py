@@ -14,8 +14,9 @@ import jax
 
 from data.errors import UserError
 from data.records import Shards
-from jax_train.checkpoints import copy_small_files, set_heads
+from jax_train.checkpoints import copy_small_files, has_checkpoint, set_heads
 from jax_train.config import TrainConfig, WhisperConfig
+from jax_train.pretrained import model_folder
 from jax_train.runlog import write_json
 
 MAY_CHANGE = {
@@ -31,11 +32,19 @@ SETTINGS, DATA = "config.json", "data.json"
 SHOWN = 5  # differences of the data that are printed
 
 
+def starting_model(config: TrainConfig) -> Path:
+    """The folder of the model to train. A run of a model of the hub's goes on by what it has of it, and asks nobody."""
+    path, of_hub = config.run / SETTINGS, _of_hub(config)
+    goes_on = of_hub and has_checkpoint(config.run) and path.is_file()
+    same = goes_on and json.loads(path.read_text()).get("base_model") == of_hub
+    return config.run / "model" if same else model_folder(config.model)
+
+
 def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
     """Make RUN's folder, or check that the run there computes the same. Raises `UserError` with the difference."""
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     settings["data"] = hashlib.sha256(json.dumps(shards.manifest, sort_keys=True).encode()).hexdigest()
-    settings["base_model"] = None if Path(config.model).expanduser().exists() else config.model  # of the hub
+    settings["base_model"] = _of_hub(config)
     settings["architecture"] = _architecture(folder, config.attention_heads)
     path = config.run / SETTINGS
     if not path.is_file():
@@ -89,6 +98,11 @@ def _data_differences(before: dict[str, Any], after: dict[str, Any]) -> list[str
 def _short(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _of_hub(config: TrainConfig) -> str | None:
+    """The model's name, if it is one of the hub's."""
+    return None if Path(config.model).expanduser().exists() else config.model
 
 
 def _architecture(folder: Path, heads: int) -> dict[str, int]:

@@ -61,6 +61,14 @@ def shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def placed(array: np.ndarray | Array, mesh: Mesh) -> Array:
+    """A parameter as it lies on the mesh: a device is given its own part alone. Every process has the whole `array`."""
+    lies = NamedSharding(mesh, spec(array, mesh))
+    if isinstance(array, jax.Array) and array.sharding == lies:
+        return array
+    return jax.make_array_from_callback(array.shape, lies, np.asarray(array).__getitem__)
+
+
 def varying(array: Array, lies: PartitionSpec) -> Array:
     """The array as each device's own, so that its gradient is the device's own too and the step adds them up."""
     own: Array = jax.lax.pcast(array, AXES if lies == EVERYWHERE else ("data",), to="varying")

@@ -6,6 +6,7 @@ evaluated or saved has been checked. A run found in RUN is continued where its n
 refused where what it computes would change.
 """
 
+import functools
 import gc
 import json
 import sys
@@ -25,11 +26,11 @@ from data.records import Shards
 from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
 from jax_train.accounting import Accounting, Given
-from jax_train.checkpoints import Checkpoints
+from jax_train.checkpoints import Checkpoints, has_checkpoint
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
 from jax_train.device_memory import evaluation_advice, memory_advice, remat_that_fits, state_advice
 from jax_train.evaluation import Evaluation
-from jax_train.lora import adapted
+from jax_train.lora import adapted, merging
 from jax_train.lora import summary as lora_summary
 from jax_train.loss_scale import LossScale
 from jax_train.model import Params, Whisper, functional
@@ -37,12 +38,11 @@ from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
 from jax_train.precision import decided, same_bits
 from jax_train.preemption import Stopped, StopRequest
 from jax_train.presets import from_command_line
-from jax_train.pretrained import model_folder
 from jax_train.processes import in_any_process, join_processes
-from jax_train.run_folder import prepare_run
+from jax_train.run_folder import prepare_run, starting_model
 from jax_train.runlog import SUMMARY, WER, RunLog, evaluations_since_best, read_rows, wer_by_step
 from jax_train.saving import Saving
-from jax_train.sharding import data_mesh, shardings
+from jax_train.sharding import data_mesh, placed, shardings
 from jax_train.step import TrainState, make_train_step
 from jax_train.trace import Trace
 from jax_train.weights import load_model
@@ -68,22 +68,28 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
 
     # 2. Data
     shards = config.fold.for_training(Shards.open(config.shards, config.split))
-    folder = model_folder(config.model)
+    folder = starting_model(config)
     prompt = Prompt.of(load_tokenizer(str(folder)), config.language)
     plan = data_batches.plan_run(shards.index, config)
     windows = data_batches.Windows(shards, plan, prompt, jax.process_index(), jax.process_count())
     ahead = data_batches.Ahead(data_batches.batches(windows, config.workers), mesh)
 
     # 3. Model
-    n_mels, wanted = shards.manifest["features"]["n_mels"], WhisperConfig.from_folder(folder).num_mel_bins
+    architecture, dtype = WhisperConfig.from_folder(folder), jnp.dtype(config.compute_dtype)
+    n_mels, wanted = shards.manifest["features"]["n_mels"], architecture.num_mel_bins
     if n_mels != wanted:
         raise UserError(
             f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
             f"MODEL={config.model}"
         )
-    remat = remat_that_fits(config, WhisperConfig.from_folder(folder), plan.label_length)
+    remat = remat_that_fits(config, architecture, plan.label_length)
+    continues = has_checkpoint(config.run)
     with state_advice(config):
-        model = load_model(folder, jnp.dtype(config.compute_dtype), config.attention_heads, remat)
+        if continues:  # all that was loaded is in the checkpoint too
+            model = Whisper(architecture.with_heads(config.attention_heads), dtype, remat=remat)
+        else:
+            place = functools.partial(placed, mesh=mesh)  # a device that is too small for all may hold its part
+            model = load_model(folder, dtype, config.attention_heads, remat, place)
 
     # 4. Optimizer and step
     peak = config.learning_rate or learning_rate_for(model.config, config.optimizer)
@@ -99,8 +105,9 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     prepare_run(config, folder, shards)
     evaluation = Evaluation(config, folder, build) if config.eval_split else None
     with Checkpoints(config.run, config.keep, config.keep_best) as checkpoints:
-        if checkpoints.latest() is not None:
-            state, data_state = checkpoints.restore(state)
+        if continues:
+            with state_advice(config):
+                state, data_state = checkpoints.restore(state)
             ahead.set_state(data_state)
         first = int(state.step)
         evaluated = wer_by_step([row for row in read_rows(config.run) if row["step"] <= first])
@@ -160,23 +167,30 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
 def initial_state(
     model: Whisper, optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> tuple[TrainState, Callable[[Params, Params], Whisper]]:
-    """The state before the first step, as it lies on the mesh, and what builds the model from its arrays."""
+    """The state before the first step, as it lies on the mesh, and what builds the model from its arrays.
+
+    Of a model without weights it is the state's shapes alone, for a checkpoint to fill.
+    """
+    params, buffers, build = functional(model)
     if config.lora.rank:
-        params, buffers, build = adapted(model, config.lora, jax.random.key(config.seed))
-        print(lora_summary(buffers, params))
-    else:
-        params, buffers, build = functional(model)
+        build = merging(build, buffers.keys(), config.lora.alpha)
 
     def first(params: Params, buffers: Params) -> TrainState:
+        if config.lora.rank:
+            params, buffers = adapted(params, buffers, config.lora, jax.random.key(config.seed))
         own = trained(params, config.freeze)
         ema = jax.tree.map(jnp.copy, own) if config.ema_decay else None
         scale = LossScale.initial() if config.compute_dtype == "float16" else None
         params, buffers = jax.tree.map(jnp.copy, (params, buffers))  # a step consumes them; the model's may live on
         return TrainState(params, buffers, optimizer.init(own), jnp.zeros((), jnp.int32), ema, scale)
 
-    lies = shardings(jax.eval_shape(first, params, buffers), mesh)
-    if jax.process_count() > 1:
-        params, buffers = jax.device_get((params, buffers))  # one process's device holds them, the others' take part
+    shapes = jax.eval_shape(first, params, buffers)
+    lies = shardings(shapes, mesh)
+    if config.lora.rank:
+        print(lora_summary(shapes.buffers, shapes.params))
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in params.values()):
+        return jax.tree.map(lambda x, lie: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie), shapes, lies), build
+    params, buffers = ({name: placed(x, mesh) for name, x in part.items()} for part in (params, buffers))
     return jax.block_until_ready(jax.jit(first, out_shardings=lies)(params, buffers)), build
 
 

@@ -6,6 +6,7 @@ nothing is missing and nothing is left over is part of the reading.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array
 from safetensors import safe_open
 
 from data.errors import UserError
@@ -59,10 +61,16 @@ def read_safetensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def load_model(folder: Path, dtype: DTypeLike = jnp.float32, heads: int = 0, remat: Remat = "none") -> Whisper:
+def load_model(
+    folder: Path,
+    dtype: DTypeLike = jnp.float32,
+    heads: int = 0,
+    remat: Remat = "none",
+    place: Callable[[np.ndarray], Array] = jnp.asarray,
+) -> Whisper:
     """Whisper with the folder's weights in float32, computing in `dtype`; its attention in `heads`, if not 0.
 
-    `remat` as the model's.
+    `remat` as the model's. `place` puts an array where it is to lie; if not given, on the first device.
 
     Raises `UserError` for a missing, unexpected or wrongly shaped tensor, or an output matrix of its own.
     """
@@ -81,7 +89,7 @@ def load_model(folder: Path, dtype: DTypeLike = jnp.float32, heads: int = 0, rem
         value = from_torch_layout(path, np.asarray(tensors[name], np.float32))
         if value.shape != flat[path].shape:
             raise UserError(f"{folder}: {name} is {value.shape}, config.json asks for {flat[path].shape}")
-        flat[path] = flat[path].replace(jnp.asarray(value))
+        flat[path] = flat[path].replace(place(value))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import gc
 import re
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import jax_train.train
 from data.errors import UserError
 from jax_train.config import PUBLISHED, Lora, TrainConfig
 from jax_train.device_memory import (
+    EXHAUSTED,
     constant_bytes,
     evaluation_advice,
     no_room_for_evaluation,
@@ -25,7 +28,7 @@ from jax_train.device_memory import (
 from jax_train.evaluation import Evaluation
 from jax_train.sharding import data_mesh, shardings
 from jax_train.step import TrainState, make_train_step
-from jax_train.train import train
+from jax_train.train import initial_state, train
 
 GB = 1_000_000_000
 
@@ -221,3 +224,54 @@ def test_a_step_finds_on_the_devices_only_what_it_takes(config, monkeypatch):
         gc.enable()
     assert len(left_over) == 2
     assert max(left_over) < 0.1, left_over
+
+
+@pytest.mark.parametrize(("rank", "at_most"), [(0, [0.16, 0.54]), (4, [0.16, 0.35])])
+def test_a_device_is_given_its_part_of_the_model_alone_also_at_the_start(config, monkeypatch, rank, at_most):
+    """An eighth of what is loaded, but for what does not divide; the state has as much, and AdamW's two moments."""
+    before, found = set(buffers(jax.live_arrays())), []
+
+    def watched(name):
+        function = getattr(jax_train.train, name)
+
+        def call(*arguments):
+            result = function(*arguments)
+            found.append(max(bytes_by_device(jax.live_arrays(), before).values()))
+            return result
+
+        monkeypatch.setattr(jax_train.train, name, call)
+
+    watched("load_model")
+    watched("initial_state")
+    monkeypatch.setattr(jax_train.train, "make_train_step", exhausted)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=EXHAUSTED):
+        train(dataclasses.replace(config, fsdp=8, lora=Lora(rank)))
+    weights = (Path(config.model) / "model.safetensors").stat().st_size
+    assert all(size / weights < most for size, most in zip(found, at_most, strict=True)), [x / weights for x in found]
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_run_that_goes_on_has_its_state_once_and_needs_no_other_weights(config, monkeypatch, rank):
+    """Where a state just fits beside a step, two of them would not: the run would never go on."""
+    config = dataclasses.replace(config, save_steps=1, keep=2, lora=Lora(rank))
+    undisturbed = train(config)
+    shutil.rmtree(config.run / "checkpoints" / "2")
+    before, started = set(buffers(jax.live_arrays())), initial_state
+
+    def watched(*arguments):
+        state, build = started(*arguments)
+        assert not {place for place, size in buffers(jax.live_arrays()).items() if size > 1e5} - before
+        return state, build
+
+    monkeypatch.setattr(jax_train.train, "initial_state", watched)
+    monkeypatch.setattr(jax_train.train, "load_model", exhausted)
+    assert train(config)["loss"] == undisturbed["loss"]
+
+
+def bytes_by_device(arrays, but) -> Counter[jax.Device]:
+    """The bytes of some arrays that lie on each device, in other buffers than those in `but`."""
+    found: Counter[jax.Device] = Counter()
+    for device in jax.local_devices():
+        own = [shard.data for x in arrays for shard in x.addressable_shards if shard.device == device]
+        found[device] = sum(size for place, size in buffers(own).items() if place not in but)
+    return found

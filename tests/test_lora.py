@@ -12,7 +12,7 @@ import torch
 
 from data.errors import UserError
 from jax_train.config import Lora, TrainConfig
-from jax_train.lora import adapted, init, merge, merged, summary
+from jax_train.lora import adapted, init, merge, merged, merging, summary
 from jax_train.loss import token_loss
 from jax_train.model import functional
 from jax_train.sharding import data_mesh
@@ -40,6 +40,12 @@ def batch():
     rng = np.random.default_rng(0)
     log_mel = rng.uniform(-1, 1, (2, 3000, 80)).astype(np.float32)
     return log_mel, *random_tokens(rng, 2, 16, SMALL["vocab_size"])
+
+
+def adapted_model(model, lora):
+    """Adapters, all that the model has, and what builds it from the two."""
+    params, buffers, build = functional(model)
+    return *adapted(params, buffers, lora, jax.random.key(0)), merging(build, buffers.keys(), lora.alpha)
 
 
 def stack() -> dict[str, jax.Array]:
@@ -98,7 +104,7 @@ def test_loss_and_gradients_of_whisper_equal_pytorchs(model, model_dir, batch):
     """PyTorch adds B(A x) to each layer's output; 1e-3 of an adapter's largest gradient, and 1e-5 of the loss: float32
     through five layers, 1500 positions."""
     lora = Lora(RANK, ALPHA, ("q_proj", "v_proj", "decoder.*.fc1"))
-    adapters, frozen, build = adapted(model, lora, jax.random.key(0))
+    adapters, frozen, build = adapted_model(model, lora)
     adapters = trained(adapters)
     log_mel, tokens, labels = batch
 
@@ -125,7 +131,7 @@ def test_loss_and_gradients_of_whisper_equal_pytorchs(model, model_dir, batch):
 
 def test_a_fresh_adapter_changes_nothing_bit_for_bit(model, batch):
     params, buffers, build = functional(model)
-    adapters, frozen, build_adapted = adapted(model, Lora(targets=("*",)), jax.random.key(0))
+    adapters, frozen, build_adapted = adapted_model(model, Lora(targets=("*",)))
     for name, value in merged(params, adapters, 64.0).items():
         np.testing.assert_array_equal(value, params[name], err_msg=name)
     log_mel, tokens = jnp.asarray(batch[0]), jnp.asarray(batch[1])
@@ -136,7 +142,7 @@ def test_a_fresh_adapter_changes_nothing_bit_for_bit(model, batch):
 
 def test_a_step_trains_the_adapters_alone_on_every_device(model_dir):
     """The project's own step takes `adapted` as it takes `functional`, and consumes it."""
-    adapters, frozen, build = adapted(load_model(model_dir), Lora(4), jax.random.key(0))
+    adapters, frozen, build = adapted_model(load_model(model_dir), Lora(4))
     optimizer = optax.sgd(1e-2)
     mesh = data_mesh()
     before = {name: np.array(value) for name, value in (adapters | frozen).items()}
@@ -182,7 +188,7 @@ def test_a_layers_first_adapter_does_not_depend_on_the_other_targets():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_frozen_matrices_may_be_kept_in_two_bytes_and_the_adapters_stay_float32(model, dtype):
-    adapters, frozen, _ = adapted(model, Lora(4, frozen_dtype=dtype), jax.random.key(0))
+    adapters, frozen, _ = adapted_model(model, Lora(4, frozen_dtype=dtype))
     assert {value.dtype for value in adapters.values()} == {jnp.dtype(jnp.float32)}
     assert {str(value.dtype) for name, value in frozen.items() if name.endswith(".kernel")} == {dtype}
     assert frozen["encoder.layer_norm.scale"].dtype == jnp.float32
@@ -211,7 +217,7 @@ def test_the_number_of_trainable_parameters_is_said():
 )
 def test_a_wrong_setting_is_said(model, lora, message):
     with pytest.raises(UserError, match=message):
-        adapted(model, Lora(**lora), jax.random.key(0))
+        adapted_model(model, Lora(**lora))
 
 
 @pytest.mark.parametrize("name", ["layers.9.fc.lora_A.kernel", "layers.1.fc.lora_A.kernel", "layers.1.fc.bias"])

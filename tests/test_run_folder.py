@@ -11,7 +11,7 @@ import pytest
 from data.errors import UserError, command
 from data.records import Shards
 from jax_train.config import PUBLISHED, TrainConfig
-from jax_train.run_folder import SETTINGS, prepare_run
+from jax_train.run_folder import SETTINGS, prepare_run, starting_model
 
 SHARDS = SimpleNamespace(manifest={"shards": []})
 
@@ -74,6 +74,21 @@ def test_other_data_under_a_run_is_refused_with_what_changed(config, small_model
     other = shards.manifest | {"seed": 7, "shards": [shard | {"sha256": "0" * 64}]}
     with pytest.raises(UserError, match=r"data\.seed 0 → 7; data\.shards\.train-00000-of-00001\.tfrecord\.sha256 "):
         prepare_run(config, small_model_dir, SimpleNamespace(manifest=other))
+
+
+def test_a_run_goes_on_without_the_hub_by_the_model_it_holds(config, tmp_path, monkeypatch):
+    """A lost machine's cache is lost with it. A folder of one's own may have changed, and is looked at again."""
+    fetched = published(tmp_path, "tiny")
+    monkeypatch.setattr("jax_train.run_folder.model_folder", lambda _: fetched)
+    config = dataclasses.replace(config, model="someone/tiny")
+    assert starting_model(config) == fetched
+    prepare_run(config, fetched, SHARDS)
+    assert starting_model(config) == fetched  # it has no checkpoint yet, and needs weights
+    (config.run / "checkpoints" / "3").mkdir(parents=True)
+    assert starting_model(config) == config.run / "model"
+    prepare_run(config, starting_model(config), SHARDS)
+    assert starting_model(dataclasses.replace(config, model="someone/else")) == fetched
+    assert starting_model(dataclasses.replace(config, model=str(fetched))) == fetched
 
 
 def test_a_disk_that_is_full_before_the_first_step_is_one_line(config, tmp_path, monkeypatch, capsys):
