@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from tokenizers import Tokenizer
 
 from data.errors import UserError
@@ -18,14 +20,14 @@ from jax_train.config import TrainConfig
 from jax_train.decode import BatchDecoder
 from jax_train.decoding_rules import DecodingRules
 from jax_train.model import Params, Whisper
-from jax_train.processes import in_any_process, whole
+from jax_train.preemption import StopRequest
+from jax_train.processes import in_any_process, of_all_processes, whole
 from jax_train.runlog import RunLog
-from jax_train.scores import scores
+from jax_train.scores import NORMALISER, SCORES, scores
 from jax_train.step import TrainState
 from jax_train.transcribe import transcribe
 
 SHOWN = 8  # transcripts
-SCORES = ("wer", "wer_normalised", "cer", "cer_normalised")
 
 
 def chosen_rows(index: dict[str, np.ndarray], clips: int, seed: int) -> np.ndarray:
@@ -38,8 +40,10 @@ def chosen_rows(index: dict[str, np.ndarray], clips: int, seed: int) -> np.ndarr
 class Evaluation:
     """Scores a run's state on its evaluation split. Every process of a run scores all of the clips."""
 
-    def __init__(self, config: TrainConfig, folder: Path, build: Callable[[Params, Params], Whisper]) -> None:
-        self._config, self._build = config, build
+    def __init__(
+        self, config: TrainConfig, folder: Path, build: Callable[[Params, Params], Whisper], stop: StopRequest
+    ) -> None:
+        self._config, self._build, self._stop = config, build, stop
         self._shards = Shards.open(config.shards, config.eval_split)
         self._rows = chosen_rows(self._shards.index, config.eval_clips, config.seed)
         if not len(self._rows):
@@ -59,10 +63,33 @@ class Evaluation:
         return not in_any_process(seconds > 0 and log.eval_share_after(seconds) > self._config.max_eval_share)
 
     def run(self, state: TrainState, step: int, log: RunLog) -> None:
-        """Score the state after `step` into `log`. Of a run that averages its parameters, the average is scored."""
+        """Score the state after `step` into `log`, if not stopped before; the first process's scores are everybody's.
+
+        Of a run that averages its parameters, the average is scored.
+        """
         started = time.perf_counter()
-        params = {name: whole(value) for name, value in (state.params | (state.ema or {})).items()}
-        model = self._build(params, {name: whole(value) for name, value in state.buffers.items()})
+        model = self._whole(state)
+        found: tuple[list[float], str] | None = None
+        with self._stop.breakable():
+            found = self._scored(model)
+        if self._decoder:
+            self._decoder.state = None  # the next step consumes the arrays
+        del model
+        gc.collect()  # Flax holds them in circles, merged matrices too
+        values, shown = found or ([0.0] * len(SCORES), "")
+        seconds, *values = of_all_processes(time.perf_counter() - started if found else 0.0, *values)[0].tolist()
+        if seconds:
+            scored = dict(zip(SCORES, values, strict=True)) | {"normaliser": NORMALISER, "clips": len(self._rows)}
+            log.evaluation(step, scored, shown, seconds)
+
+    def _whole(self, state: TrainState) -> Whisper:
+        """The model on each device of this process, in the type it computes in. All processes take part."""
+        graph, arrays = nnx.split(self._build(state.params | (state.ema or {}), state.buffers))
+        dtype = jnp.dtype(self._config.compute_dtype)
+        return nnx.merge(graph, jax.tree.map(lambda array: whole(array.astype(dtype)), arrays))
+
+    def _scored(self, model: Whisper) -> tuple[list[float], str]:
+        """The `SCORES`, and the first transcripts for people."""
         if self._decoder:
             self._decoder.take(model)
         else:
@@ -70,12 +97,8 @@ class Evaluation:
             self._decoder = BatchDecoder(model, self._rules, self._config.eval_batch_size * len(devices), devices)
         transcripts = transcribe(self._shards, self._rows, self._decoder, self._tokenizer, leave=False)
         references, hypotheses = [t.reference for t in transcripts], [t.text for t in transcripts]
-        self._decoder.state = None  # the next step consumes the arrays
-        del model, params
-        gc.collect()  # Flax holds them in circles, merged matrices too
         found = scores(references, hypotheses)
-        values = {name: found[name] for name in (*SCORES, "normaliser")} | {"clips": len(self._rows)}
-        log.evaluation(step, values, self._shown(references, hypotheses), time.perf_counter() - started)
+        return [float(found[name]) for name in SCORES], self._shown(references, hypotheses)
 
     def _shown(self, references: Sequence[str], hypotheses: Sequence[str]) -> str:
         """The first clips' sentences and transcripts as a Markdown table."""

@@ -3,12 +3,17 @@
 Checkpoints are written by all of them; logs, settings and messages by the first.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 
 from data.errors import UserError
 from jax_train.config import TrainConfig
+from jax_train.sharding import EVERYWHERE, WINDOWS
 
 
 def join_processes(config: TrainConfig) -> None:
@@ -28,17 +33,53 @@ def join_processes(config: TrainConfig) -> None:
         ) from error
 
 
-def in_any_process(flag: bool) -> bool:
-    """Whether `flag` is true in one process of the run: a checkpoint is written by all of them, at the same step."""
+def of_all_processes(*numbers: float) -> np.ndarray:
+    """What each process of the run gives, bit for bit: a float64 row each. Waits for all that the devices are doing."""
+    own = np.asarray(numbers, np.float64)
     if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+        return own[None]
+    return np.asarray(multihost_utils.process_allgather(own.view(np.uint8))).view(np.float64)
+
+
+def in_any_process(flag: bool) -> bool:
+    """Whether `flag` is true in one process of the run."""
+    return bool(of_all_processes(flag).any())
+
+
+class Wishes:
+    """What any process of the run wishes, by numbers of which the largest counts.
+
+    Where steps overlap an answer is that of a step ago, for which nobody waits: it is computed before the step in
+    flight, in its turn. A single process is answered at once, and so are all where each step is waited for.
+    """
+
+    def __init__(self, mesh: Mesh, overlapping: bool) -> None:
+        self._rows, self._overlapping = NamedSharding(mesh, WINDOWS), overlapping
+        self._largest = jax.jit(lambda wished: wished.max(0), out_shardings=NamedSharding(mesh, EVERYWHERE))
+        self._before: jax.Array | None = None
+
+    def heard(self, *wished: int) -> list[int]:
+        """The largest of each number wished, after this process's own wishes; every process has to call it."""
+        if jax.process_count() == 1:
+            return list(wished)
+        own = np.tile(np.asarray(wished, np.int32), (jax.local_device_count(), 1))
+        new = self._largest(jax.make_array_from_process_local_data(self._rows, own))
+        answer, self._before = self._before if self._overlapping else new, new
+        return [0] * len(wished) if answer is None else np.asarray(answer.addressable_data(0)).tolist()
 
 
 def whole(array: jax.Array) -> jax.Array:
-    """An array that lies on the devices of all processes, as one of this process alone."""
+    """An array that lies on the devices of all processes, as one that lies whole on each device of this process."""
+    if not (array.is_fully_addressable or array.is_fully_replicated):
+        assert isinstance(array.sharding, NamedSharding), "a run's arrays lie on its mesh"
+        array = _gathering(NamedSharding(array.sharding.mesh, EVERYWHERE))(array)
+    own = NamedSharding(Mesh(np.asarray(jax.local_devices()), "data"), EVERYWHERE)
     if array.is_fully_addressable:
-        return array
-    if array.is_fully_replicated:
-        return array.addressable_data(0)
-    return jax.numpy.asarray(multihost_utils.process_allgather(array, tiled=True))
+        return jax.device_put(array, own)
+    parts = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, own, parts)
+
+
+@functools.cache
+def _gathering(everywhere: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda array: array, out_shardings=everywhere)

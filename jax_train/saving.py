@@ -11,7 +11,6 @@ from typing import Any
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, SaveError
 from jax_train.config import TrainConfig
-from jax_train.processes import in_any_process
 from jax_train.runlog import METRICS, RunLog
 from jax_train.step import TrainState
 
@@ -23,10 +22,21 @@ class Saving:
         self._config, self._checkpoints, self._log = config, checkpoints, log
         self._saved, self._time = first, time.monotonic()
 
+    def wish(self) -> int:
+        """0; or, once `--save-minutes` have passed since a checkpoint, its step + 1: heard late it asks for no other."""
+        minutes = self._config.save_minutes
+        return self._saved + 1 if minutes and time.monotonic() - self._time >= 60 * minutes else 0
+
     def save_if_due(
-        self, state: TrainState, data: Any, step: int, always: bool, first_of_all: Callable[[], None] = lambda: None
+        self,
+        state: TrainState,
+        data: Any,
+        step: int,
+        always: bool,
+        wished: int = 0,
+        first_of_all: Callable[[], None] = lambda: None,
     ) -> None:
-        """Save the state after `step` and the data's place if steps or minutes ask for it, or `always`.
+        """Save the state after `step` and the data's place if steps or a process's `wish` ask for it, or `always`.
 
         `first_of_all` is called before that, and may raise: what is saved has been looked at.
 
@@ -37,9 +47,7 @@ class Saving:
             self._checkpoints.wait(only_if_done=True)
         if step == self._saved:
             return
-        minutes = self._config.save_minutes
-        late = in_any_process(bool(minutes) and time.monotonic() - self._time >= 60 * minutes)
-        if always or late or step % self._config.save_steps == 0:
+        if always or wished > self._saved or step % self._config.save_steps == 0:
             first_of_all()
             self._saved, self._time = step, time.monotonic()
             with self._failing():

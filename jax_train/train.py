@@ -38,7 +38,7 @@ from jax_train.optimizer import learning_rate_schedule, make_optimizer, trained
 from jax_train.precision import decided, same_bits
 from jax_train.preemption import Stopped, StopRequest
 from jax_train.presets import from_command_line
-from jax_train.processes import in_any_process, join_processes
+from jax_train.processes import Wishes, join_processes
 from jax_train.run_folder import prepare_run, starting_model
 from jax_train.runlog import SUMMARY, WER, RunLog, evaluations_since_best, read_rows, wer_by_step
 from jax_train.saving import Saving
@@ -103,7 +103,7 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
 
     # 5. Restore
     prepare_run(config, folder, shards)
-    evaluation = Evaluation(config, folder, build) if config.eval_split else None
+    evaluation = Evaluation(config, folder, build, stop) if config.eval_split else None
     with Checkpoints(config.run, config.keep, config.keep_best) as checkpoints:
         if continues:
             with state_advice(config):
@@ -119,9 +119,11 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
         may_lose_rows = config.on_save_failure == "continue"
         with RunLog(config.run, first, plan.steps, jax.process_index() == 0, may_lose_rows) as log:
             saving = Saving(config, checkpoints, log, first)
-            trace = Trace(config.run / "profile", config.profile, first)
+            profiled = 0 if jax.process_index() else config.profile  # traces of several in one folder are none
+            trace = Trace(config.run / "profile", profiled, first)
             accounting = Accounting(config, plan, shards.index, learning_rates(schedule, plan.steps), log)
             overlapping = overlaps(config)
+            wishes = Wishes(mesh, overlapping)
             in_flight: deque[Given] = deque()
 
             def settle(most: int = 0) -> None:
@@ -134,14 +136,14 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
                 evaluating = evaluation and step not in log.wer and evaluation.due(step, last, log)
                 if evaluation and evaluating:
                     settle()
-                    with stop.breakable(), evaluation_advice(config):
+                    with evaluation_advice(config):
                         evaluation.run(state, step, log)
                 if not last and is_over(config, log.wer):
                     log.say(f"step {step}: no lower WER in {config.patience} evaluations; the run ends here")
                     last = True
-                stopping = in_any_process(bool(stop.name))
-                always = last or stopping or bool(evaluating)
-                saving.save_if_due(state, ahead, step, always, first_of_all=settle)
+                stopping, late = wishes.heard(int(bool(stop.name)), saving.wish())
+                always = last or bool(stopping or evaluating)
+                saving.save_if_due(state, ahead, step, always, late, first_of_all=settle)
                 if last:
                     break
                 if stopping:

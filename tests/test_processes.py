@@ -14,7 +14,7 @@ import pytest
 from data.errors import UserError
 from jax_train.checkpoint_files import steps_in
 from jax_train.checkpoints import load_run
-from jax_train.config import TrainConfig
+from jax_train.config import Lora, TrainConfig
 from jax_train.model import functional
 from jax_train.runlog import METRICS, read_rows
 from jax_train.train import train
@@ -33,23 +33,26 @@ def free_port() -> int:
 def started(config: TrainConfig, count: int, devices: int) -> list[subprocess.Popen[str]]:
     """The train command in `count` processes of `devices` host devices each."""
     address = f"127.0.0.1:{free_port()}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "NPROC": str(4 * devices), "PYTHONWARNINGS": "default"}
-    command = [sys.executable, "-m", "jax_train.train", "--coordinator", address, "--processes", str(count)]
+    command = ["-m", "jax_train.train", "--coordinator", address, "--processes", str(count)]
     names = ("shards", "run", "model", "batch_size", "steps", "learning_rate", "fsdp", "save_steps")
     for name in (*names, "eval_split", "eval_batch_size"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
-    return [
-        subprocess.Popen(
-            [*command, "--process", str(process)],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(count)
-    ]
+    if config.lora.rank:
+        command += ["--lora.rank", str(config.lora.rank)]
+    return [python([*command, "--process", str(process)], devices) for process in range(count)]
+
+
+def python(arguments: list[str], devices: int) -> subprocess.Popen[str]:
+    """Python with so many host devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": flags, "NPROC": str(4 * devices), "PYTHONWARNINGS": "default"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ended(processes: list[subprocess.Popen[str]], seconds: float = 300) -> list[subprocess.CompletedProcess[str]]:
@@ -66,9 +69,9 @@ def losses(run: Path) -> list[dict]:
     return [row for row in read_rows(run) if "loss" in row]
 
 
-@pytest.mark.parametrize("fsdp", [1, 4] if THOROUGH else [4])
-def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, small_shards, tmp_path, fsdp):
-    """1e-5: sums in another order. With fsdp 4 each parameter lies on both, and they evaluate.
+@pytest.mark.parametrize(("fsdp", "rank"), [(4, 0), (1, 0), (4, 4), (1, 4)] if THOROUGH else [(4, 0)])
+def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, small_shards, tmp_path, fsdp, rank):
+    """1e-5: sums in another order. With fsdp 4 each parameter lies on both. They evaluate, with adapters merged.
 
     Then one process takes over for a step.
     """
@@ -81,16 +84,16 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
         learning_rate=1e-2,
         fsdp=fsdp,
         save_steps=2,
-        eval_split="test" if fsdp > 1 else "",
+        eval_split="test",
         eval_batch_size=1,
+        lora=Lora(rank),
     )
     alone = dataclasses.replace(config, run=tmp_path / "one", fsdp=1)
     train(alone)
     for process in ended(started(config, 2, devices=2)):
         assert process.returncode == 0, process.stderr
-    if config.eval_split:
-        got, told = (read_rows(run)[-1] for run in (config.run, alone.run))
-        assert (got["step"], got["wer"], got["cer"]) == (STEPS, told["wer"], told["cer"])
+    got, told = (read_rows(run)[-1] for run in (config.run, alone.run))
+    assert (got["step"], got["wer"], got["cer"]) == (STEPS, told["wer"], told["cer"])
     rows, want = losses(config.run), losses(alone.run)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert [row["tokens"] for row in rows] == [row["tokens"] for row in want]  # the same global batches
@@ -150,3 +153,30 @@ def test_sigterm_to_one_or_both_of_two_processes_saves_the_run_and_ends_both_wit
 def test_wrong_settings_are_said(options, message):
     with pytest.raises(UserError, match=message):
         TrainConfig(Path(), Path(), **options)
+
+
+WISHING = """
+import sys
+import jax
+from jax_train.processes import Wishes, of_all_processes
+from jax_train.sharding import data_mesh
+
+jax.distributed.initialize(sys.argv[1], 2, number := int(sys.argv[2]))
+for overlapping in (False, True):
+    wishes = Wishes(data_mesh(), overlapping)
+    print([wishes.heard(*((0, 0) if step != number + 1 else (1, 7 - number))) for step in range(4)])
+print(of_all_processes(0.1 + number, 1e300).tolist())
+"""
+
+
+def test_every_process_hears_what_any_wishes_and_where_steps_overlap_a_step_later():
+    """The first wishes at its second step, the other at its third. Numbers come as they were given, in 64 bits."""
+    address = f"127.0.0.1:{free_port()}"
+    processes = [python(["-c", WISHING, address, str(number)], devices=2) for number in range(2)]
+    for process in ended(processes, 120):
+        assert process.returncode == 0, process.stderr
+        assert [line for line in process.stdout.splitlines() if not line.startswith("[Gloo]")] == [
+            "[[0, 0], [1, 7], [1, 6], [0, 0]]",
+            "[[0, 0], [0, 0], [1, 7], [1, 6]]",
+            "[[0.1, 1e+300], [1.1, 1e+300]]",
+        ]

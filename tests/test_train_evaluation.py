@@ -217,12 +217,17 @@ def test_a_run_stopped_before_or_within_an_evaluation_does_it_once(config, monke
     train(undisturbed)
     stop = StopRequest(config.run)
 
-    def broken_off(evaluation, state, step, log):
-        if step == 4:
-            stop.name = "SIGTERM"
-            raise BrokenOff
-        scored_by_table(evaluation, state, step, log)
+    monkeypatch.undo()
+    run = Evaluation.run
 
+    def signalled(_evaluation, _model):
+        stop.name = "SIGTERM"
+        raise BrokenOff
+
+    def broken_off(evaluation, state, step, log):
+        (run if step == 4 else scored_by_table)(evaluation, state, step, log)
+
+    monkeypatch.setattr(Evaluation, "_scored", signalled)
     monkeypatch.setattr(Evaluation, "run", broken_off)
     with pytest.raises(Stopped, match="stopped by SIGTERM after step 4"):
         train(config, stop)
