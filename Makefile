@@ -43,10 +43,10 @@ ARGS ?=
 
 TRAIN_MODEL = $(or $(MODEL),openai/whisper-tiny)
 # A preset names its own model.
-TRAIN_START = $(if $(PRESET),--preset $(PRESET) $(if $(MODEL),--model $(MODEL)),--model $(TRAIN_MODEL))
+TRAIN_START = $(if $(PRESET),--preset $(PRESET) $(if $(MODEL),--model '$(MODEL)'),--model '$(TRAIN_MODEL)')
 RUN_DIR = $(or $(RUN),runs/latest)
 # What evaluate scores: PREDICTIONS, or MODEL, or RUN if only that is given.
-SCORED = $(if $(PREDICTIONS),--predictions '$(PREDICTIONS)',$(if $(MODEL),--model $(MODEL),--run $(RUN_DIR)))
+SCORED = $(if $(PREDICTIONS),--predictions '$(PREDICTIONS)',$(if $(MODEL),--model '$(MODEL)',--run '$(RUN_DIR)'))
 # What compare evaluates models on, and shows clips of: SHARDS if it is given, or where it is by default.
 COMPARED_ON = $(if $(or $(filter-out file,$(origin SHARDS)),$(wildcard $(SHARDS))),--shards '$(SHARDS)')
 # What serve and transcribe use: the newest exported model, the demo's among them.
@@ -55,7 +55,7 @@ NEWEST = $(patsubst %/model.safetensors,%,$(shell ls -t $(addsuffix /model.safet
 SERVED = $(or $(MODEL),$(NEWEST))
 NEEDS_MODEL = $(if $(SERVED),,echo "error: no model here yet: run \`make demo\` (5 minutes) or give one with MODEL=FOLDER" >&2; exit 2)
 
-FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHARDS)' --model $(TRAIN_MODEL) \
+FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHARDS)' --model '$(TRAIN_MODEL)' \
   --split '$(or $(SPLIT),train)' --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) \
   $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
@@ -91,52 +91,52 @@ verify: $(READY)  ## SHARDS [SPLIT]: re-read every byte and name the first corru
 	@$(BIN)/python -m data.verify --shards '$(SHARDS)' $(if $(SPLIT),--split '$(SPLIT)') $(ARGS)
 
 preview: $(READY)  ## SOURCE [MODEL SPLIT RECIPE SHARDS] → preview.html: clips and copies to see and hear, histograms
-	@$(BIN)/python -m data.preview --source '$(SOURCE)' --model $(TRAIN_MODEL) --split '$(or $(SPLIT),train)' \
+	@$(BIN)/python -m data.preview --source '$(SOURCE)' --model '$(TRAIN_MODEL)' --split '$(or $(SPLIT),train)' \
 	  --recipe $(RECIPE) --shards '$(SHARDS)' $(ARGS)
 
 train: $(READY)  ## SHARDS, MODEL or PRESET → RUN: fine-tune; run again to continue
-	@$(BIN)/python -m jax_train.train --shards $(SHARDS) $(TRAIN_START) --run $(RUN_DIR) \
+	@$(BIN)/python -m jax_train.train --shards '$(SHARDS)' $(TRAIN_START) --run '$(RUN_DIR)' \
 	  --split $(or $(SPLIT),train) $(ARGS)
 
 curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
-	@$(BIN)/python -m jax_train.curves --run $(RUN_DIR) $(ARGS)
+	@$(BIN)/python -m jax_train.curves --run '$(RUN_DIR)' $(ARGS)
 
 evaluate: $(READY)  ## MODEL, RUN or PREDICTIONS, SHARDS → error rates with intervals on SPLIT=test, report.html
-	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(SHARDS) --split $(or $(SPLIT),test) $(ARGS)
+	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards '$(SHARDS)' --split $(or $(SPLIT),test) $(ARGS)
 
 compare: $(READY)  ## A, B (what evaluate wrote, models or runs) [SHARDS SPLIT] → scores/compare: B − A, p-values, a page
 	@$(BIN)/python -m jax_train.compare --a '$(A)' --b '$(B)' $(COMPARED_ON) --split $(or $(SPLIT),test) $(ARGS)
 
 crossval: $(READY)  ## SHARDS, MODEL, FOLDS=5 → RUN: a run for each fold of speakers, mean and deviation of their scores
-	@$(BIN)/python -m jax_train.crossval --shards $(SHARDS) --folds $(FOLDS) --out $(or $(RUN),runs/crossval) \
-	  --split $(or $(SPLIT),train) --model $(TRAIN_MODEL) $(ARGS)
+	@$(BIN)/python -m jax_train.crossval --shards '$(SHARDS)' --folds $(FOLDS) --out '$(or $(RUN),runs/crossval)' \
+	  --split $(or $(SPLIT),train) --model '$(TRAIN_MODEL)' $(ARGS)
 
 scoreboard: $(READY)  ## PRESETS, SHARDS [MODEL] → RUN/scoreboard.md: train and score each, a table of all
-	@$(BIN)/python -m jax_train.scoreboard --presets $(PRESETS) --shards $(SHARDS) --out $(or $(RUN),runs/scoreboard) \
-	  $(if $(MODEL),--model $(MODEL)) $(ARGS)
+	@$(BIN)/python -m jax_train.scoreboard --presets $(PRESETS) --shards '$(SHARDS)' --out '$(or $(RUN),runs/scoreboard)' \
+	  $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 average: $(READY)  ## RUN, LAST=n or BEST=n → RUN-average: the mean of checkpoints' weights, for evaluate and export
-	@$(BIN)/python -m jax_train.average --run $(RUN_DIR) --out $(RUN_DIR)-average $(if $(LAST),--last $(LAST)) \
+	@$(BIN)/python -m jax_train.average --run '$(RUN_DIR)' --out '$(RUN_DIR)-average' $(if $(LAST),--last $(LAST)) \
 	  $(if $(BEST),--best $(BEST)) $(ARGS)
 
 export: $(READY)  ## RUN → MODEL_DIR: FORMAT=huggingface, ctranslate2 or ggml, proved on real clips [DTYPE SHARDS]
-	@$(BIN)/python -m jax_train.export --run $(RUN_DIR) --model-dir $(MODEL_DIR) $(if $(FORMAT),--format $(FORMAT)) \
+	@$(BIN)/python -m jax_train.export --run '$(RUN_DIR)' --model-dir '$(MODEL_DIR)' $(if $(FORMAT),--format $(FORMAT)) \
 	  $(if $(DTYPE),--dtype $(DTYPE)) $(if $(filter-out file,$(origin SHARDS)),--shards '$(SHARDS)') $(ARGS)
 
 publish: $(READY)  ## MODEL_DIR → REPO on the Hugging Face hub, with its card and TensorBoard logs; needs HF_TOKEN
-	@$(BIN)/python -m jax_train.publish --repo '$(REPO)' --model-dir $(MODEL_DIR) $(if $(RUN),--run $(RUN)) $(ARGS)
+	@$(BIN)/python -m jax_train.publish --repo '$(REPO)' --model-dir '$(MODEL_DIR)' $(if $(RUN),--run '$(RUN)') $(ARGS)
 
 transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 	@$(NEEDS_MODEL)
-	@$(BIN)/python -m serving.transcribe --model $(SERVED) $(FILE) $(ARGS)
+	@$(BIN)/python -m serving.transcribe --model '$(SERVED)' $(if $(FILE),'$(FILE)') $(ARGS)
 
 serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT [MONITOR: store/monitor as a tab of it]
 	@$(NEEDS_MODEL)
-	@$(BIN)/python -m serving.app --model $(SERVED) --port $(PORT) $(if $(MONITOR),--monitor '$(MONITOR)') $(ARGS)
+	@$(BIN)/python -m serving.app --model '$(SERVED)' --port $(PORT) $(if $(MONITOR),--monitor '$(MONITOR)') $(ARGS)
 
 space: $(READY)  ## MODEL (as for serve, or a name on the hub) or MONITOR → SPACE: a Hugging Face Space's folder [REPO: push it]
 	@$(if $(MONITOR),,$(NEEDS_MODEL))
-	@$(BIN)/python -m serving.space $(if $(MONITOR),--monitor '$(MONITOR)',--model $(SERVED)) --out $(SPACE) $(if $(REPO),--repo '$(REPO)') $(ARGS)
+	@$(BIN)/python -m serving.space $(if $(MONITOR),--monitor '$(MONITOR)',--model '$(SERVED)') --out '$(SPACE)' $(if $(REPO),--repo '$(REPO)') $(ARGS)
 
 monitor: $(READY)  ## STORE [DAY] → a web page on PORT: how the daily loop goes and how well the model hears
 	@$(BIN)/python -m daily.snapshot --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)

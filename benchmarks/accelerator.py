@@ -9,6 +9,8 @@ the fastest of them. What each printed is kept in a file that is complete after 
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,17 +54,19 @@ def run_one(words: str, seconds: float) -> dict[str, Any]:
     """The result of a benchmark that has so many seconds."""
     name, *options = words.split()
     started = time.monotonic()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}", *options], capture_output=True, text=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        return {"run": words, "failed": f"not done within {seconds:.0f} s"}
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            printed, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # what it started, too, holds the accelerator
+            return {"run": words, "failed": f"not done within {seconds:.0f} s"}
     found = {"run": words, "seconds": time.monotonic() - started}
-    if done.returncode:
-        return found | {"failed": done.stderr.strip().splitlines()[-1:]}
-    print(done.stdout, flush=True)
-    return found | {"printed": done.stdout, "result": json.loads(done.stdout.splitlines()[-1])}
+    if process.returncode:
+        return found | {"failed": said.strip().splitlines()[-1:]}
+    print(printed, flush=True)
+    return found | {"printed": printed, "result": json.loads(printed.splitlines()[-1])}
 
 
 @command

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from tokenizers import Tokenizer
 
+from data.errors import UserError
 from data.model_files import model_file
 
 # The decoder has 448 positions; five of them are <|startoftranscript|>, <|it|>, <|transcribe|> and two timestamps.
@@ -16,8 +17,12 @@ MAX_TEXT_TOKENS = 443
 
 
 def load_tokenizer(model: str) -> Tokenizer:
-    """The tokenizer of a Hugging Face Whisper folder or hub name."""
-    return Tokenizer.from_file(str(model_file(model, "tokenizer.json")))
+    """The tokenizer of a Hugging Face Whisper folder or hub name. Raises `UserError` for a file that is none."""
+    path = model_file(model, "tokenizer.json")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises this bare class
+        raise UserError(f"{path}: not a tokenizer ({error}); fetch the model again") from error
 
 
 @lru_cache(maxsize=1)

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from data.errors import UserError
 from jax_train.batches import RunPlan
 from jax_train.config import TrainConfig
 from jax_train.runlog import RunLog
-from jax_train.step import Metrics
+from jax_train.step import Metrics, TrainState
 
 MOST_OVERFLOWS = 40  # in a row: by then the scale has been 1 for many
 
@@ -32,19 +33,29 @@ class Given(NamedTuple):
 
 
 class Accounting:
-    """Looks at a run's steps in their order."""
+    """Looks at a run's steps in their order.
+
+    The schedule of `rates` does not count steps that are left out; `left_out` were before the first.
+    """
 
     def __init__(
-        self, config: TrainConfig, plan: RunPlan, index: Mapping[str, np.ndarray], rates: np.ndarray, log: RunLog
+        self,
+        config: TrainConfig,
+        plan: RunPlan,
+        index: Mapping[str, np.ndarray],
+        rates: np.ndarray,
+        log: RunLog,
+        left_out: int,
     ) -> None:
         self._config, self._plan, self._index, self._rates, self._log = config, plan, index, rates, log
-        self._overflows = 0
+        self._left_out, self._overflows = left_out, 0
 
     def count(self, given: Given) -> None:
         """Wait for a step, look at it and log it. Raises `UserError` where the run has to stop."""
         metrics = jax.device_get(given.metrics)
         values = {name: float(value) for name, value in metrics._asdict().items()}
-        values["learning_rate"] = float(self._rates[given.step])
+        values["learning_rate"] = float(self._rates[given.step - self._left_out])
+        self._left_out += int(metrics.skipped)
         rows = self._plan.rows_of_step(given.step)
         clip_ids = [str(clip) for clip in self._index["id"][rows]]
         done = given.step + 1
@@ -62,6 +73,12 @@ class Accounting:
         over = half and bool(values["skipped"]) and math.isfinite(values["loss"])
         self._overflows = self._overflows + 1 if over else 0
         return over and self._overflows <= MOST_OVERFLOWS
+
+
+def steps_left_out(state: TrainState) -> int:
+    """Of a state's steps those that moved nothing: what its optimizer did not count."""
+    counts = optax.tree.get_all_with_path(state.opt_state, "count")
+    return int(state.step) - max((int(count) for _, count in counts), default=int(state.step))
 
 
 def is_finite(values: Mapping[str, float]) -> bool:

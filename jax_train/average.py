@@ -21,7 +21,8 @@ from data.errors import UserError, command
 from jax_train.checkpoint_files import best, steps_in
 from jax_train.checkpoints import Checkpoints, copy_small_files, load_run, run_model_folder
 from jax_train.model import Params, functional
-from jax_train.run_folder import DATA, SETTINGS
+from jax_train.run_folder import DATA
+from jax_train.run_settings import SETTINGS, read_settings
 from jax_train.runlog import read_rows, wer_by_step, write_json
 from jax_train.step import TrainState
 
@@ -55,7 +56,7 @@ def average(config: AverageConfig) -> list[int]:
         UserError: no run, too few checkpoints or none scored, or a folder in the way.
     """
     source = run_model_folder(config.run)
-    if (config.out / SETTINGS).exists() or (config.out.is_dir() and any(config.out.iterdir())):
+    if config.out.is_file() or (config.out.is_dir() and any(config.out.iterdir())):
         raise UserError(f"{config.out}: exists; give another --out, or move it away")
     wanted, steps = config.last or config.best, steps_in(config.run / "checkpoints")
     scored = best(steps, wer_by_step(read_rows(config.run)))
@@ -67,7 +68,7 @@ def average(config: AverageConfig) -> list[int]:
     partial = config.out.with_name(f".{config.out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed command
     copy_small_files(source, partial / "model")
-    settings = json.loads((config.run / SETTINGS).read_text())
+    settings = read_settings(config.run)
     recipe = {name: settings[name] for name in PLAIN if name in settings} | settings.get("averaged_recipe", {})
     origin = {"averaged_run": str(config.run), "averaged_steps": chosen, "averaged_recipe": recipe}
     write_json(partial / SETTINGS, settings | PLAIN | origin)

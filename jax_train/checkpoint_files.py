@@ -22,7 +22,14 @@ READERS = 8  # threads; the checksum lets go of the interpreter
 
 def steps_in(folder: Path) -> list[int]:
     """The steps of the checkpoints in `folder`, rising; what is half written or set aside has another name."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether RUN is one that is continued."""
+    return bool(steps_in(run / "checkpoints"))
 
 
 def seal(folder: Path) -> None:
@@ -40,6 +47,8 @@ def damage(folder: Path) -> str:
     except FileNotFoundError:
         return f"{SEAL} is missing"
     except ValueError:  # no JSON, or no text
+        sealed = None
+    if not isinstance(sealed, dict):
         return f"{SEAL} cannot be read"
     found = _contents(folder)
     for name, (size, _) in sealed.items():

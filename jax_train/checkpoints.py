@@ -37,11 +37,16 @@ from jax_train.config import WhisperConfig
 from jax_train.lora import apart, init, merge
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import trained
+from jax_train.run_settings import read_settings
 from jax_train.runlog import read_rows, wer_by_step, write_json
 from jax_train.step import TrainState
 
-SMALL_FILES = ("*.json", "*.txt")
-WEIGHT_INDEX = "*.index.json"
+SMALL_FILES = (
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "normalizer.json"),
+    *("vocab.json", "merges.txt"),
+)
+"""Of a model's folder, by name: what else lies in it, as a trainer's own records, is nobody's business."""
 SHARED_BYTES = 1 << 24  # of an array from which on replicas share its writing; cutting it costs a compilation
 WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # TensorStore's are no OSErrors
 
@@ -174,10 +179,9 @@ def _as_saved(state: TrainState) -> dict[str, Any]:
 def copy_small_files(source: Path, target: Path) -> None:
     """Architecture, tokenizer and settings of a model folder, without its weights."""
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in SMALL_FILES:
-        for path in source.glob(pattern):
-            if not path.match(WEIGHT_INDEX):
-                shutil.copyfile(path, target / path.name)
+    for name in SMALL_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def set_heads(folder: Path, heads: int) -> None:
@@ -202,11 +206,6 @@ def run_model_folder(run: Path) -> Path:
     return folder
 
 
-def has_checkpoint(run: Path) -> bool:
-    """Whether RUN is one that is continued."""
-    return bool(steps_in((run / "checkpoints").absolute()))
-
-
 def chosen_step(run: Path, step: str = "newest") -> int:
     """The step that `newest`, `best` (of lowest WER) or a number means. Raises `UserError` where there is none."""
     steps = steps_in((run / "checkpoints").absolute())
@@ -227,18 +226,28 @@ def chosen_step(run: Path, step: str = "newest") -> int:
 def load_run(run: Path, dtype: DTypeLike = jnp.float32, step: str = "newest") -> tuple[Whisper, int]:
     """A checkpoint's model, computing in `dtype`, and its step; `step` as `chosen_step` takes it.
 
-    Of a run that keeps a moving average of its parameters, the model has the average; adapters are merged.
+    Of a run that keeps a moving average of its parameters, the model has the average; adapters are merged. A run that
+    trains meanwhile may delete the checkpoint, for a newer one: that is taken then.
     """
+    while True:
+        number = chosen_step(run, step)
+        folder = (run / "checkpoints").absolute() / str(number)
+        try:
+            if wrong := damage(folder):
+                raise UserError(f"{folder} is damaged ({wrong}); `make train` goes on from the one before")
+            return _loaded(run, dtype, folder), number
+        except Exception:
+            if folder.is_dir():
+                raise
+
+
+def _loaded(run: Path, dtype: DTypeLike, folder: Path) -> Whisper:
     model = Whisper(WhisperConfig.from_folder(run_model_folder(run)), dtype)
     params, buffers, build = functional(model)
-    settings = _settings(run)
+    settings = read_settings(run)
     lora = settings.get("lora", {"rank": 0})
     adapters = init(params, lora["rank"], lora["targets"], jax.random.key(0)) if lora["rank"] else {}
     kept = {name: _as_kept(value, lora["frozen_dtype"]) for name, value in params.items()} if adapters else {}
-    number = chosen_step(run, step)
-    folder = (run / "checkpoints").absolute() / str(number)
-    if wrong := damage(folder):
-        raise UserError(f"{folder} is damaged ({wrong}); `make train` goes on from the one before")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
@@ -252,14 +261,8 @@ def load_run(run: Path, dtype: DTypeLike = jnp.float32, step: str = "newest") ->
     if adapters:
         base, found_buffers = apart(found["buffers"], buffers.keys())
         whole = {name: value.astype(jnp.float32) for name, value in base.items()}
-        return build(merge(whole, own, lora["alpha"]), found_buffers), number
-    return build(own, found["buffers"]), number
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    path = run / "config.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return found
+        return build(merge(whole, own, lora["alpha"]), found_buffers)
+    return build(own, found["buffers"])
 
 
 def _as_kept(value: Any, frozen_dtype: str) -> jax.ShapeDtypeStruct:

@@ -5,6 +5,7 @@ The resolved config is saved beside every artefact it made.
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -134,9 +135,9 @@ class Lora:
 
 ALLOWED: dict[str, Callable[[float], bool]] = {
     "epochs batch_size gradient_accumulation_steps fsdp processes save_steps eval_steps eval_batch_size keep keep_best "
-    "log_steps": lambda value: value > 0,
+    "log_steps": lambda value: 0 < value < math.inf,
     "attention_heads steps learning_rate weight_decay max_grad_norm process workers save_minutes skip_non_finite "
-    "eval_clips profile patience": lambda value: value >= 0,
+    "eval_clips profile patience seed": lambda value: 0 <= value < math.inf,
     "timestamps prompt_share single warmup": lambda share: 0 <= share <= 1,
     "beta1 beta2 muon_momentum label_smoothing dropout activation_dropout attention_dropout ema_decay": lambda share: (
         0 <= share < 1
@@ -164,8 +165,8 @@ class TrainConfig:
     """Split to train on."""
     fold: Fold = UNDIVIDED
     """Fold of the split to leave out, for cross-validation."""
-    language: str = "it"
-    """Language token the labels carry."""
+    language: str = ""
+    """Language token the labels carry; by default what the shards say they are in."""
     epochs: float = 3.0
     """Passes over the clips; each clip appears once per pass, as one of its copies."""
     steps: int = 0
@@ -275,9 +276,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for names, allowed in ALLOWED.items():
             for name in names.split():
-                if not allowed(getattr(self, name)):
-                    wrong = f"--{name.replace('_', '-')} {getattr(self, name)}"
-                    raise UserError(f"{wrong}: see --help for what is allowed")
+                if not allowed(value := getattr(self, name)):
+                    raise UserError(f"--{name.replace('_', '-')} {value}: see --help for what is allowed")
         if self.process >= self.processes:
             raise UserError(f"--process {self.process}: from 0, and below --processes {self.processes}")
         if self.processes > 1 and not self.coordinator:

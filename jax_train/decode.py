@@ -52,6 +52,7 @@ class BatchDecoder:
         if num_beams < 1:
             raise UserError(f"--num-beams {num_beams}: at least 1")
         self.batch_size, self.rules, self.config = batch_size, rules, model.config
+        self._dtype = model.encoder.dtype
         self._whole = 2 * model.config.max_source_positions
         self.frames = tuple(sorted(frames)) or (self._whole,)
         self._mesh = Mesh(np.asarray(devices), ("data",))
@@ -106,7 +107,9 @@ class BatchDecoder:
         shape = (self.batch_size, length, self.config.num_mel_bins)
         started = time.perf_counter()
         windows = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._rows)
-        compiled: Callable[..., Decoded] = program.lower(self.state, windows, *others).compile()
+        # TPUs and GPUs multiply float32 in fewer bits unless told otherwise; who asks for float32 is told its score.
+        with jax.default_matmul_precision("highest" if self._dtype == jnp.float32 else None):
+            compiled: Callable[..., Decoded] = program.lower(self.state, windows, *others).compile()
         self.compile_seconds += time.perf_counter() - started
         return compiled
 

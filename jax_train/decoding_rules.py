@@ -64,7 +64,10 @@ class DecodingRules:
         path = folder / "generation_config.json"
         if not path.is_file():
             raise UserError(f"{folder}: no generation_config.json; copy it from the model this one was made from")
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read ({error}); take the original model's file") from error
         config = WhisperConfig.from_folder(folder)
         try:
             task = (fields["decoder_start_token_id"], *_task(path, fields, language))

@@ -17,8 +17,9 @@ from jax_train.config import TrainConfig, WhisperConfig
 from jax_train.gathering import gathered_bytes
 from jax_train.layers import Remat
 from jax_train.memory_plan import memory_plan
-from jax_train.optimizer import trained
+from jax_train.optimizer import make_optimizer, trained
 from jax_train.precision import fuses_attention
+from jax_train.processes import of_all_processes
 
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 GIGABYTE = 1e9
@@ -90,8 +91,8 @@ def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> R
     """What `--remat` says; for auto the least with which a device's windows of `tokens` labels fit it on paper."""
     if config.remat != "auto":
         return config.remat
-    room = _room()
-    if room is None:
+    room = of_all_processes(_room() or 0).min()  # all of them run the same program
+    if not room:
         return "none"
     device, lora = jax.local_devices()[0], config.lora if config.lora.rank else None
     assert config.compute_dtype != "auto", "decided before"
@@ -105,12 +106,15 @@ def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> R
             weights_dtype=lora.frozen_dtype if lora else "float32",
             compute_dtype=config.compute_dtype,
             remat=remat,
-            fused_attention=fuses_attention(device, config.compute_dtype, head_size),
+            fused_attention=fuses_attention(device, config.compute_dtype, head_size) and not config.attention_dropout,
             fsdp=config.fsdp,
+            freeze=config.freeze,
+            optimizer=make_optimizer(config, lambda _: jnp.float32(0)),
+            averages=config.ema_decay > 0,
         )
         if plan.total <= room:
             break
-    if remat != "none":
+    if remat != "none" and not jax.process_index():
         print(f"--remat {remat}: with less the step would not fit {room / GIGABYTE:.1f} GB, on paper")
     return remat
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tokenizers import Tokenizer
 
 from data.errors import UserError
 from data.records import Shards
+from data.tokens import load_tokenizer
 from jax_train.config import TrainConfig
 from jax_train.decode import BatchDecoder
 from jax_train.decoding_rules import DecodingRules
@@ -25,6 +25,7 @@ from jax_train.processes import in_any_process, of_all_processes, whole
 from jax_train.runlog import RunLog
 from jax_train.scores import NORMALISER, SCORES, scores
 from jax_train.step import TrainState
+from jax_train.suited_shards import check_suited
 from jax_train.transcribe import transcribe
 
 SHOWN = 8  # transcripts
@@ -48,8 +49,9 @@ class Evaluation:
         self._rows = chosen_rows(self._shards.index, config.eval_clips, config.seed)
         if not len(self._rows):
             raise UserError(f"{self._shards.folder}: no clips to evaluate on; see its rejected.tsv")
+        self._tokenizer = load_tokenizer(str(folder))
+        check_suited(self._shards, config, folder, self._tokenizer)
         self._rules = DecodingRules.from_folder(folder, config.language)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._decoder: BatchDecoder | None = None
 
     def due(self, step: int, last: bool, log: RunLog) -> bool:

@@ -13,18 +13,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 
 from data.errors import UserError, command
 from jax_train.config import PUBLISHED, Lora, WhisperConfig
 from jax_train.gathering import FLOAT32, gathered_bytes
 from jax_train.layers import Remat
-from jax_train.lora import adapted_layers
+from jax_train.lora import adapted_layers, count, init
 from jax_train.loss import CHUNKS
 from jax_train.model import Params, Whisper, functional
+from jax_train.optimizer import trained
 from jax_train.precision import Type
 
-ADAMW_MOMENTS = 2
+ADAMW = optax.adamw(1e-5)
 SCORES_KEPT = 4  # of one layer's attention: scores, probabilities, the gradients of both
 LOGITS_KEPT = 3  # logits, their softmax, its gradient
 GIGABYTE = 1e9
@@ -42,7 +44,9 @@ class MemoryPlan:
     gradients: int
     """Of what is trained, float32."""
     optimizer: int
-    """AdamW's two moments of what is trained, float32."""
+    """Its state, of what is trained."""
+    average: int
+    """The moving average of what is trained, float32; 0 without one."""
     copies: int
     """Matrices in the compute type: those merged with an adapter, and those stored in another type."""
     gathered: int
@@ -78,13 +82,16 @@ def memory_plan(
     remat: Remat = "none",
     fused_attention: bool = False,
     fsdp: int = 1,
+    freeze: tuple[str, ...] = (),
+    optimizer: optax.GradientTransformation = ADAMW,
+    averages: bool = False,
 ) -> MemoryPlan:
     """The plan for `batch_size` windows of `tokens` label tokens on one device.
 
-    With `lora` the weights are frozen and may be stored in `weights_dtype`; else all are trained, in float32. With
-    `remat` a layer keeps less, as `layers.Remat` says. `fused_attention`, as `precision.fuses_attention` says of a
-    device, makes no scores. Parameters and what belongs to them lie split between `fsdp` devices. Raises `UserError`
-    for a LoRA target that matches nothing.
+    With `lora` the weights are frozen and may be stored in `weights_dtype`; else all that `freeze` does not name are
+    trained, in float32, and an `optimizer` has its state of them. With `remat` a layer keeps less, as `layers.Remat`
+    says. `fused_attention`, as `precision.fuses_attention` says of a device, makes no scores. Parameters and what
+    belongs to them lie split between `fsdp` devices. Raises `UserError` for a target or pattern that matches nothing.
     """
     if lora is None and weights_dtype != "float32":
         raise UserError(f"weights in {weights_dtype}: only frozen ones; a whole model is trained in float32")
@@ -92,20 +99,23 @@ def memory_plan(
     stored, computed = jnp.dtype(weights_dtype).itemsize, jnp.dtype(compute_dtype).itemsize
     matrices = {name: math.prod(x.shape) for name, x in params.items() if x.ndim > 1}
     others = sum(math.prod(x.shape) for x in params.values() if x.ndim <= 1)
-    layers = adapted_layers(params, lora.targets) if lora else []
-    merged = {f"{path}.kernel" for path in layers}
-    adapter_count = adapter_numbers(params, layers, lora.rank) if lora else 0
-    trained = adapter_count if lora else sum(matrices.values()) + others
+    own = trained(params, freeze)
+    if lora:
+        own = jax.eval_shape(functools.partial(init, params, lora.rank, lora.targets), jax.random.key(0))
+    merged = {f"{path}.kernel" for path in adapted_layers(params, lora.targets)} if lora else set()
+    own_bytes = count(own) * FLOAT32
+    state = [x for x in jax.tree.leaves(jax.eval_shape(optimizer.init, own)) if x.ndim]
     copied = matrices if weights_dtype != compute_dtype else {name: matrices[name] for name in merged}
     scores = 0 if fused_attention else batch_size * score_bytes(config)
     kept_float32 = others + sum(math.prod(x.shape) for x in buffers.values())
     return MemoryPlan(
         weights=(sum(matrices.values()) * stored + kept_float32 * FLOAT32) // fsdp,
-        adapters=adapter_count * FLOAT32 // fsdp,
-        gradients=trained * FLOAT32 // fsdp,
-        optimizer=trained * ADAMW_MOMENTS * FLOAT32 // fsdp,
+        adapters=own_bytes // fsdp if lora else 0,
+        gradients=own_bytes // fsdp,
+        optimizer=sum(math.prod(x.shape) * x.dtype.itemsize for x in state) // fsdp,
+        average=own_bytes // fsdp if averages else 0,
         copies=sum(copied.values()) * computed // fsdp,
-        gathered=gathered_bytes(params | buffers, computed) + adapter_count * FLOAT32 if fsdp > 1 else 0,
+        gathered=gathered_bytes(params | buffers, computed) + (own_bytes if lora else 0) if fsdp > 1 else 0,
         activations=batch_size * activation_bytes(config, tokens, lora is not None, computed, remat),
         workspace=scores + vocabulary_bytes(config, batch_size * tokens),
     )
@@ -116,11 +126,6 @@ def shapes(config: WhisperConfig) -> tuple[Params, Params]:
     """The model's parameters and buffers, the parameters as shapes alone."""
     params, buffers, _ = functional(Whisper(config))
     return params, buffers
-
-
-def adapter_numbers(params: Params, layers: list[str], rank: int) -> int:
-    """Numbers in the A and B of `layers`."""
-    return sum(rank * sum(params[f"{path}.kernel"].shape) for path in layers)
 
 
 def activation_bytes(config: WhisperConfig, tokens: int, is_lora: bool, computed: int, remat: Remat) -> int:
@@ -180,10 +185,17 @@ class PlanConfig:
     fsdp: int = 1
     """Devices between which parameters, gradients and optimizer state are split."""
 
-    def plan(self, batch_size: int) -> MemoryPlan:
-        """The plan for a batch size."""
+    def __post_init__(self) -> None:
         if self.model not in PUBLISHED:
             raise UserError(f"--model {self.model}: there are {', '.join(PUBLISHED)}")
+        for name in ("batch_size", "fsdp", "card_gb"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: more than 0")
+        if not 0 <= self.rank <= PUBLISHED[self.model].d_model:
+            raise UserError(f"--rank {self.rank}: up to {PUBLISHED[self.model].d_model}, above which it adds nothing")
+
+    def plan(self, batch_size: int) -> MemoryPlan:
+        """The plan for a batch size."""
         return memory_plan(
             PUBLISHED[self.model],
             lora=Lora(self.rank, targets=self.targets) if self.rank else None,

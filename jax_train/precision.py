@@ -5,7 +5,6 @@ keeps its own, so that another machine continues it.
 """
 
 import dataclasses
-import json
 import os
 from typing import Any, Literal
 
@@ -13,7 +12,9 @@ import jax
 from jax._src.xla_bridge import backends_are_initialized  # no public function says so
 
 from data.errors import UserError
+from jax_train.checkpoint_files import has_checkpoint
 from jax_train.config import TrainConfig
+from jax_train.run_settings import read_settings
 
 Type = Literal["float32", "bfloat16", "float16"]
 
@@ -67,8 +68,8 @@ def decided(config: TrainConfig) -> TrainConfig:
     """The settings with `--compute-dtype auto` decided: as the run in RUN has it, or as suits the devices."""
     if config.compute_dtype != "auto":
         return config
-    path = config.run / "config.json"
-    kept = json.loads(path.read_text()).get("compute_dtype", "float32") if path.is_file() else None
+    there = read_settings(config.run) if has_checkpoint(config.run) else {}
+    kept = there.get("compute_dtype", "float32") if there else None
     return dataclasses.replace(config, compute_dtype=kept or suited(jax.devices()[0]))
 
 

@@ -14,9 +14,11 @@ import jax
 
 from data.errors import UserError
 from data.records import Shards
-from jax_train.checkpoints import copy_small_files, has_checkpoint, set_heads
+from jax_train.checkpoint_files import has_checkpoint
+from jax_train.checkpoints import copy_small_files, set_heads
 from jax_train.config import TrainConfig, WhisperConfig
 from jax_train.pretrained import model_folder
+from jax_train.run_settings import SETTINGS, read_settings
 from jax_train.runlog import write_json
 
 MAY_CHANGE = {
@@ -28,35 +30,39 @@ MAY_CHANGE = {
 """Settings that a resumed run may have otherwise: they do not change what it computes."""
 DROPOUTS = ("dropout", "activation_dropout", "attention_dropout")
 """Settings of which one above 0 draws anew for each part of a batch, so that the number of parts may not change."""
-SETTINGS, DATA = "config.json", "data.json"
+DATA = "data.json"
 SHOWN = 5  # differences of the data that are printed
 
 
 def starting_model(config: TrainConfig) -> Path:
     """The folder of the model to train. A run of a model of the hub's goes on by what it has of it, and asks nobody."""
-    path, of_hub = config.run / SETTINGS, _of_hub(config)
-    goes_on = of_hub and has_checkpoint(config.run) and path.is_file()
-    same = goes_on and json.loads(path.read_text()).get("base_model") == of_hub
-    return config.run / "model" if same else model_folder(config.model)
+    of_hub = _of_hub(config)
+    goes_on = of_hub and has_checkpoint(config.run) and read_settings(config.run).get("base_model") == of_hub
+    return config.run / "model" if goes_on else model_folder(config.model)
 
 
 def prepare_run(config: TrainConfig, folder: Path, shards: Shards) -> None:
-    """Make RUN's folder, or check that the run there computes the same. Raises `UserError` with the difference."""
+    """Make RUN's folder, or check that the run there computes the same. Raises `UserError` with the difference.
+
+    What has no checkpoint yet has nothing to lose, and is made anew.
+    """
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     settings["data"] = hashlib.sha256(json.dumps(shards.manifest, sort_keys=True).encode()).hexdigest()
     settings["base_model"] = _of_hub(config)
     settings["architecture"] = _architecture(folder, config.attention_heads)
-    path = config.run / SETTINGS
-    if not path.is_file():
+    there = read_settings(config.run)
+    if not has_checkpoint(config.run):
         if jax.process_index():
             return  # the first process makes it
         copy_small_files(folder, config.run / "model")
         if config.attention_heads:
             set_heads(config.run / "model", config.attention_heads)
         write_json(config.run / DATA, shards.manifest)
-        write_json(path, settings)
+        write_json(config.run / SETTINGS, settings)
         return
-    before = _defaults() | json.loads(path.read_text())  # a setting the run did not know yet had its default
+    if not there:
+        raise UserError(f"{config.run}: has checkpoints and no {SETTINGS}; put it back, or give another RUN")
+    before = _defaults() | there  # a setting the run did not know yet had its default
     if not isinstance(before["architecture"], dict):  # runs once noted d_model alone
         before["architecture"] = _architecture(config.run / "model", config.attention_heads)
     may_change = MAY_CHANGE if any(map(before.get, DROPOUTS)) else MAY_CHANGE | {"gradient_accumulation_steps"}

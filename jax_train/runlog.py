@@ -30,10 +30,17 @@ RUN_SECONDS = "run_seconds"
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; a last line cut short by a kill is left out."""
+    """The rows of a run's metrics.jsonl; what a kill or a power cut left of a line is left out."""
     path = run / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
+    return [row for line in lines if line.endswith("\n") and isinstance(row := _parsed(line), dict)]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def wer_by_step(rows: Sequence[dict[str, Any]]) -> dict[int, float]:

@@ -3,16 +3,35 @@
 Rows of metrics.jsonl up to a step are on the disk before its checkpoint, so that a resumed run's curve has no hole.
 """
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import absl.logging
+import jax
 
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, SaveError
 from jax_train.config import TrainConfig
 from jax_train.runlog import METRICS, RunLog
 from jax_train.step import TrainState
+
+NOBODY_WAITS = "Event loop is closed"
+
+
+def failures_in_a_line() -> None:
+    """Have a failed write said by us alone.
+
+    Orbax logs its traceback three times, and leaves tasks whose failures asyncio prints at the end, and TensorStore by
+    the hundred: nobody waits for them any more.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == NOBODY_WAITS else shown(found)
 
 
 class Saving:
@@ -23,7 +42,7 @@ class Saving:
         self._saved, self._time = first, time.monotonic()
 
     def wish(self) -> int:
-        """0; or, once `--save-minutes` have passed since a checkpoint, its step + 1: heard late it asks for no other."""
+        """0; or, once `--save-minutes` have passed since a checkpoint, its step + 1: heard late, it asks for none."""
         minutes = self._config.save_minutes
         return self._saved + 1 if minutes and time.monotonic() - self._time >= 60 * minutes else 0
 
@@ -55,6 +74,17 @@ class Saving:
             self.wait()
             with self._failing():
                 self._checkpoints.save(state, data.get_state(), self._log.wer)
+
+    @contextmanager
+    def in_any_case(self, state: TrainState, data: Any, step: int) -> Iterator[None]:
+        """Save the state also where what is done before raises `UserError`; alone, as other processes may not know."""
+        try:
+            yield
+        except UserError:
+            if jax.process_count() == 1:
+                self.save_if_due(state, data, step, always=True)
+                self.wait()
+            raise
 
     def wait(self) -> None:
         """Wait for the last checkpoint. Raises `UserError` as `save_if_due`."""

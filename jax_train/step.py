@@ -98,14 +98,6 @@ def averaged(ema: Params | None, params: Params, decay: float) -> Params | None:
     return ema and {name: decay * value + (1 - decay) * params[name] for name, value in ema.items()}
 
 
-def distribute(state: TrainState, mesh: Mesh) -> TrainState:
-    """The state as it lies on the mesh, in buffers of its own, which a step may consume.
-
-    A `device_put` alone shares the first device's buffer with the array it was given.
-    """
-    return jax.device_put(jax.tree.map(jnp.copy, state), shardings(state, mesh))
-
-
 def make_train_step(
     build: Callable[[Params, Params], Whisper], optimizer: optax.GradientTransformation, mesh: Mesh, config: TrainConfig
 ) -> Callable[[TrainState, Window], tuple[TrainState, Metrics]]:

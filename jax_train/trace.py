@@ -27,6 +27,11 @@ class Trace:
         self._begin = first + WARM_STEPS
         self._running = False
 
+    def too_late(self, total: int) -> str:
+        """What to say of a run of `total` steps that leaves none to trace."""
+        none = self._steps and self._begin >= total
+        return f"--profile {self._steps}: no step is left to trace, the first {WARM_STEPS} compile" if none else ""
+
     def before(self, step: int) -> None:
         """To be called before each step."""
         if self._steps and step == self._begin:

@@ -6,27 +6,29 @@ evaluated or saved has been checked. A run found in RUN is continued where its n
 refused where what it computes would change.
 """
 
+import dataclasses
 import functools
 import gc
 import json
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jax.sharding import Mesh
 
 from data.errors import UserError, command
 from data.records import Shards
 from data.tokens import load_tokenizer
 from jax_train import batches as data_batches
-from jax_train.accounting import Accounting, Given
-from jax_train.checkpoints import Checkpoints, has_checkpoint
+from jax_train.accounting import Accounting, Given, steps_left_out
+from jax_train.checkpoint_files import has_checkpoint
+from jax_train.checkpoints import Checkpoints
 from jax_train.config import TrainConfig, WhisperConfig, compilation_cache, learning_rate_for
 from jax_train.device_memory import evaluation_advice, memory_advice, remat_that_fits, state_advice
 from jax_train.evaluation import Evaluation
@@ -40,10 +42,12 @@ from jax_train.preemption import Stopped, StopRequest
 from jax_train.presets import from_command_line
 from jax_train.processes import Wishes, join_processes
 from jax_train.run_folder import prepare_run, starting_model
+from jax_train.run_settings import claimed
 from jax_train.runlog import SUMMARY, WER, RunLog, evaluations_since_best, read_rows, wer_by_step
-from jax_train.saving import Saving
+from jax_train.saving import Saving, failures_in_a_line
 from jax_train.sharding import data_mesh, placed, shardings
 from jax_train.step import TrainState, make_train_step
+from jax_train.suited_shards import check_suited
 from jax_train.trace import Trace
 from jax_train.weights import load_model
 from jax_train.windows import Prompt
@@ -69,24 +73,22 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     # 2. Data
     shards = config.fold.for_training(Shards.open(config.shards, config.split))
     folder = starting_model(config)
-    prompt = Prompt.of(load_tokenizer(str(folder)), config.language)
+    tokenizer = load_tokenizer(str(folder))
+    check_suited(shards, config, folder, tokenizer)
+    config = dataclasses.replace(config, language=shards.manifest["language"])
+    prompt = Prompt.of(tokenizer, config.language)
     plan = data_batches.plan_run(shards.index, config)
     windows = data_batches.Windows(shards, plan, prompt, jax.process_index(), jax.process_count())
     ahead = data_batches.Ahead(data_batches.batches(windows, config.workers), mesh)
 
     # 3. Model
-    architecture, dtype = WhisperConfig.from_folder(folder), jnp.dtype(config.compute_dtype)
-    n_mels, wanted = shards.manifest["features"]["n_mels"], architecture.num_mel_bins
-    if n_mels != wanted:
-        raise UserError(
-            f"{config.shards}: features of {n_mels} mel bins, {config.model} takes {wanted}; run `make featurize` with "
-            f"MODEL={config.model}"
-        )
+    architecture = WhisperConfig.from_folder(folder).with_heads(config.attention_heads)
+    dtype = jnp.dtype(config.compute_dtype)
     remat = remat_that_fits(config, architecture, plan.label_length)
     continues = has_checkpoint(config.run)
     with state_advice(config):
         if continues:  # all that was loaded is in the checkpoint too
-            model = Whisper(architecture.with_heads(config.attention_heads), dtype, remat=remat)
+            model = Whisper(architecture, dtype, remat=remat)
         else:
             place = functools.partial(placed, mesh=mesh)  # a device that is too small for all may hold its part
             model = load_model(folder, dtype, config.attention_heads, remat, place)
@@ -102,8 +104,8 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
     train_step = make_train_step(build, optimizer, mesh, config)
 
     # 5. Restore
-    prepare_run(config, folder, shards)
     evaluation = Evaluation(config, folder, build, stop) if config.eval_split else None
+    prepare_run(config, folder, shards)
     with Checkpoints(config.run, config.keep, config.keep_best) as checkpoints:
         if continues:
             with state_advice(config):
@@ -112,7 +114,8 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
         first = int(state.step)
         evaluated = wer_by_step([row for row in read_rows(config.run) if row["step"] <= first])
         if (first >= plan.steps or is_over(config, evaluated)) and (config.run / SUMMARY).is_file():
-            print(f"{config.run}: already trained, {first} steps; give another RUN to train anew")
+            if jax.process_index() == 0:
+                print(f"{config.run}: already trained, {first} steps; give another RUN to train anew")
             return json.loads((config.run / SUMMARY).read_text())
 
         # 6. Loop
@@ -121,7 +124,10 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             saving = Saving(config, checkpoints, log, first)
             profiled = 0 if jax.process_index() else config.profile  # traces of several in one folder are none
             trace = Trace(config.run / "profile", profiled, first)
-            accounting = Accounting(config, plan, shards.index, learning_rates(schedule, plan.steps), log)
+            if said := trace.too_late(plan.steps):
+                log.say(said)
+            rates = learning_rates(schedule, plan.steps)
+            accounting = Accounting(config, plan, shards.index, rates, log, steps_left_out(state))
             overlapping = overlaps(config)
             wishes = Wishes(mesh, overlapping)
             in_flight: deque[Given] = deque()
@@ -134,19 +140,21 @@ def train(config: TrainConfig, stop: StopRequest | None = None) -> dict[str, Any
             for step in range(first, plan.steps + 1):  # steps that are done
                 last = step == plan.steps
                 evaluating = evaluation and step not in log.wer and evaluation.due(step, last, log)
+                broken_off = False
                 if evaluation and evaluating:
                     settle()
-                    with evaluation_advice(config):
+                    with saving.in_any_case(state, ahead, step), evaluation_advice(config):
                         evaluation.run(state, step, log)
+                    broken_off = step not in log.wer
                 if not last and is_over(config, log.wer):
                     log.say(f"step {step}: no lower WER in {config.patience} evaluations; the run ends here")
                     last = True
                 stopping, late = wishes.heard(int(bool(stop.name)), saving.wish())
                 always = last or bool(stopping or evaluating)
                 saving.save_if_due(state, ahead, step, always, late, first_of_all=settle)
-                if last:
+                if last and not broken_off:
                     break
-                if stopping:
+                if stopping or broken_off:
                     saving.wait()
                     raise stop.stopped(step)
 
@@ -188,7 +196,7 @@ def initial_state(
 
     shapes = jax.eval_shape(first, params, buffers)
     lies = shardings(shapes, mesh)
-    if config.lora.rank:
+    if config.lora.rank and not jax.process_index():
         print(lora_summary(shapes.buffers, shapes.params))
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in params.values()):
         return jax.tree.map(lambda x, lie: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie), shapes, lies), build
@@ -221,13 +229,15 @@ def main() -> None:
     same_bits(config)
     compilation_cache()
     join_processes(config)
-    logging.set_verbosity(logging.FATAL)  # Orbax logs a failed write's traceback three times; we say it in one line
-    with StopRequest(config.run) as stop:
+    failures_in_a_line()
+    with claimed(config.run) if jax.process_index() == 0 else nullcontext(), StopRequest(config.run) as stop:
         try:
             found = train(config, stop)
         except Stopped as stopped:
             print(stopped)
             return
+    if jax.process_index():
+        return
     wer = f"WER {found['wer']:.2f} % as written, {found[WER]:.2f} % normalised, " if WER in found else ""
     first = found["first_step_seconds"]
     loss = f"loss {found['loss']:.3f}, " if found["loss"] is not None else ""

@@ -76,7 +76,8 @@ class Prompt:
         unknown = [names[field] for field, number in found.items() if number is None]
         if unknown:
             raise UserError(
-                f"language {language!r}: the tokenizer has no {', '.join(unknown)}; use a multilingual model"
+                f"language {language!r}: the tokenizer has no {', '.join(unknown)}; take a multilingual model, and its "
+                "name of the language: it, en, de, …"
             )
         known = {field: number for field, number in found.items() if number is not None}
         if (english_only := known["end"] == ENGLISH_END) and language != "en":

@@ -9,8 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from data.records import Shards
@@ -18,6 +20,7 @@ from jax_train.checkpoints import Checkpoints, copy_small_files
 from jax_train.config import WhisperConfig
 from jax_train.model import Whisper, functional
 from jax_train.runlog import write_json
+from jax_train.sharding import shardings
 from jax_train.step import TrainState
 from jax_train.weights import load_model, to_torch_tensors
 
@@ -97,6 +100,14 @@ def as_run(folder: Path, shards: Path, split: str, language: str, run: Path) -> 
     with Checkpoints(run) as checkpoints:
         checkpoints.save(TrainState(params, buffers, (), jnp.asarray(7)), {"position": 0})
     return run
+
+
+def distribute(state: TrainState, mesh: Mesh) -> TrainState:
+    """The state as it lies on the mesh, in buffers of its own, which a step may consume.
+
+    A `device_put` alone shares the first device's buffer with the array it was given.
+    """
+    return jax.device_put(jax.tree.map(jnp.copy, state), shardings(state, mesh))
 
 
 def _read(path: Path) -> dict[str, Any]:

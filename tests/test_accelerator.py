@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jax_train.train
 from data.errors import UserError
-from jax_train.accounting import MOST_OVERFLOWS, Accounting, Given
+from jax_train.accounting import MOST_OVERFLOWS, Accounting, Given, steps_left_out
 from jax_train.checkpoints import load_run
 from jax_train.config import TrainConfig, WhisperConfig
 from jax_train.model import Whisper, functional
@@ -148,7 +149,7 @@ def accounting():
     plan = SimpleNamespace(steps=1000, rows_of_step=lambda _: np.array([0]))
     index = {"id": np.array(["a clip"], object), "seconds": np.array([1.0])}
     config = TrainConfig(Path(), Path(), compute_dtype="float16")
-    return Accounting(config, plan, index, np.full(1000, 1e-5, np.float32), log)
+    return Accounting(config, plan, index, np.full(1000, 1e-5, np.float32), log, left_out=0)
 
 
 def test_a_loss_that_is_no_number_stops_a_float16_run_too(accounting):
@@ -156,6 +157,24 @@ def test_a_loss_that_is_no_number_stops_a_float16_run_too(accounting):
     accounting.count(Given(0, metrics(2.0, np.inf, skipped=True), 0.0))
     with pytest.raises(UserError, match=r"step 2: loss nan, .* clips a clip"):
         accounting.count(Given(1, metrics(np.nan, np.nan, skipped=True), 0.0))
+
+
+def test_the_rate_of_a_step_is_that_of_the_schedule_which_counts_no_step_left_out(accounting, monkeypatch):
+    """As the optimizer's own count, which a resumed run begins from."""
+    logged = []
+    monkeypatch.setattr(accounting._log, "step", lambda _, values, *__, **___: logged.append(values["learning_rate"]))
+    monkeypatch.setattr(accounting, "_rates", np.arange(1000.0))
+    for step, skipped in enumerate((False, True, True, False)):
+        accounting.count(Given(step, metrics(2.0, np.inf if skipped else 1.0, skipped), 0.0))
+    assert logged == [0.0, 1.0, 1.0, 1.0]
+    for name in ("adamw", "adafactor", "lion", "muon"):
+        optimizer = make_optimizer(TrainConfig(Path(), Path(), optimizer=name), optax.constant_schedule(1.0))
+        params = {"a.kernel": jnp.ones((4, 4)), "a.bias": jnp.ones(4)}
+        opt_state = optimizer.init(params)
+        with jax.numpy_dtype_promotion("standard"):
+            for _ in range(3):
+                opt_state = optimizer.update(params, opt_state, params)[1]
+        assert steps_left_out(TrainState(params, {}, opt_state, jnp.int32(5))) == 2, name
 
 
 def test_overflows_without_end_stop_a_float16_run(accounting):

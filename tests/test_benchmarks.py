@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accelerator import run_one
 from benchmarks.result import result_line
 from tests.conftest import REPOSITORY, THOROUGH
 from tests.test_readme import environment
@@ -55,3 +56,14 @@ def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path, terse_model_dir:
 def test_a_ratio_above_1_means_that_ours_is_better(peer, less_is_better, ratio):
     found = json.loads(result_line("a name", "s", 2.0, peer, less_is_better=less_is_better, more={"more": [1]}))
     assert found == {"name": "a name", "unit": "s", "ours": 2.0, "peer": peer, "ratio": ratio, "more": [1]}
+
+
+def test_a_benchmark_that_is_ended_leaves_nothing_running(tmp_path, monkeypatch):
+    """A process of a process would hold the accelerator, and be in the next one's way."""
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/started\nwait\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert run_one("train --model tiny", 1.0)["failed"] == "not done within 1 s"
+    state = Path("/proc", (tmp_path / "started").read_text().strip(), "stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"

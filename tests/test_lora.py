@@ -16,9 +16,10 @@ from jax_train.lora import adapted, init, merge, merged, merging, summary
 from jax_train.loss import token_loss
 from jax_train.model import functional
 from jax_train.sharding import data_mesh
-from jax_train.step import TrainState, distribute, make_train_step
+from jax_train.step import TrainState, make_train_step
 from jax_train.weights import load_model
 from jax_train.windows import Window
+from tests.made_models import distribute
 from tests.torch_reference import SMALL, load_torch, random_tokens, small_model_dir, torch_loss
 
 SIZES = (7, 12, 5)

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from flax import nnx
 
@@ -128,15 +129,29 @@ def test_the_plan_says_what_the_train_command_is_to_be_told():
     assert again == "--compute-dtype bfloat16 --remat layers --fsdp 8"
 
 
+def test_optimizer_average_and_frozen_parameters_count_as_they_are():
+    """Lion has one moment where AdamW has two. Half of tiny's parameters are the vocabulary's."""
+    tiny = PUBLISHED["tiny"]
+    adamw, lion = memory_plan(tiny, lora=None), memory_plan(tiny, lora=None, optimizer=optax.lion(1.0), averages=True)
+    assert (adamw.optimizer, adamw.average) == (2 * adamw.gradients, 0)
+    assert (lion.optimizer, lion.average) == (lion.gradients, lion.gradients)
+    part = memory_plan(tiny, lora=None, freeze=("model.decoder.embed_tokens.weight",))
+    assert part.gradients == adamw.gradients - tiny.vocab_size * tiny.d_model * 4
+    assert (part.optimizer, part.weights) == (2 * part.gradients, adamw.weights)
+
+
 def test_the_table_ends_with_the_total():
-    plan = MemoryPlan(1, 2, 3, 4, 5, 6, 7, 3_000_000_000)
-    assert plan.total == 3_000_000_028
+    plan = MemoryPlan(1, 2, 3, 4, 5, 6, 7, 8, 3_000_000_000)
+    assert plan.total == 3_000_000_036
     assert plan.table().splitlines()[-1] == "total            3.00 GB"
 
 
 def test_a_wrong_setting_is_said():
     with pytest.raises(UserError, match="--model huge: there are tiny, base"):
-        PlanConfig(model="huge").plan(1)
+        PlanConfig(model="huge")
+    for options in ({"batch_size": -3}, {"fsdp": 0}, {"card_gb": math.nan}, {"rank": 5000}):
+        with pytest.raises(UserError, match=rf"--{next(iter(options)).replace('_', '-')} "):
+            PlanConfig(**options)
     with pytest.raises(UserError, match="only frozen ones"):
         memory_plan(PUBLISHED["tiny"], lora=None, weights_dtype="bfloat16")
     with pytest.raises(UserError, match="matches no linear layer"):

@@ -16,8 +16,9 @@ from jax_train.loss import token_loss
 from jax_train.model import Whisper, functional, jitted
 from jax_train.optimizer import make_optimizer
 from jax_train.sharding import data_mesh
-from jax_train.step import TrainState, apply, distribute, make_train_step
+from jax_train.step import TrainState, apply, make_train_step
 from jax_train.weights import load_model, read_safetensors, to_torch_layout, torch_name
+from tests.made_models import distribute
 from tests.torch_reference import SHALLOW, load_torch, random_tokens, small_model_dir, speech_features, torch_loss
 
 LENGTH = 40

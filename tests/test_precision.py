@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from jax_train.decode import BatchDecoder, on_rows
+from jax_train.decoding_rules import DecodingRules
 from jax_train.loss_scale import INITIAL, STEPS_TO_DOUBLE, LossScale
 from jax_train.precision import SAME_BITS, decided, same_bits, suited
 from jax_train.train import train
+from jax_train.weights import load_model
 from tests.conftest import REPOSITORY
 from tests.test_step import CONFIG, steps
 from tests.torch_reference import SHALLOW, small_model_dir
@@ -134,3 +138,36 @@ def test_deterministic_is_refused_once_jax_has_started_with_other_flags(monkeypa
     same_bits(CONFIG)
     monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {SAME_BITS}")
     same_bits(config)
+
+
+GENERATION = {"decoder_start_token_id": 1, "no_timestamps_token_id": 4, "eos_token_id": 0}
+GENERATION |= {"lang_to_id": {"<|it|>": 2}, "task_to_id": {"transcribe": 3}}
+
+
+class LoweredError(Exception):
+    """Its argument is the program."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_who_decodes_in_float32_has_products_of_all_its_bits_on_every_device(model_dir, monkeypatch, dtype):
+    """A TPU would multiply in bfloat16 unasked, a GPU in TF32, and the score would be called float32's."""
+
+    def lowered(*arguments):
+        program = on_rows(*arguments)
+
+        def lower(*shapes):
+            raise LoweredError(program.lower(*shapes).as_text())
+
+        return SimpleNamespace(lower=lower)
+
+    monkeypatch.setattr("jax_train.decode.on_rows", lowered)
+    (model_dir / "generation_config.json").write_text(json.dumps(GENERATION))
+    rules = DecodingRules.from_folder(model_dir, "it")
+    with pytest.raises(LoweredError) as found:
+        BatchDecoder(load_model(model_dir, jnp.dtype(dtype)), rules, 1, jax.devices()[:1])
+    products = [
+        line for line in str(found.value).splitlines() if re.search("stablehlo.(dot_general|convolution)", line)
+    ]
+    assert len(products) > 10
+    highest = sum(line.count("HIGHEST") == 2 for line in products)
+    assert highest == (len(products) if dtype == "float32" else 1)  # in float32 there too: a bias through a matrix

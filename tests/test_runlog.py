@@ -19,7 +19,7 @@ from jax_train.config import TrainConfig
 from jax_train.curves import panels_of, run_rows
 from jax_train.events import Appended
 from jax_train.runlog import METRICS, SUMMARY, RunLog, process_seconds, read_rows
-from jax_train.saving import Saving
+from jax_train.saving import Saving, failures_in_a_line
 from tests.conftest import REPOSITORY
 
 VALUES = {"loss": 3.0, "tokens": 10.0, "grad_norm": 1.0, "skipped": 0.0, "learning_rate": 1e-3}
@@ -208,3 +208,16 @@ def test_a_processes_seconds_are_those_since_it_was_started():
     program = "from jax_train.runlog import process_seconds; import time; time.sleep(0.5); print(process_seconds())"
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert 0.5 <= float(done.stdout) <= time.monotonic() - started
+
+
+def test_what_failed_when_nobody_waits_for_it_is_not_printed(monkeypatch):
+    """Other errors of that kind are."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    failures_in_a_line()
+    others = [
+        SimpleNamespace(exc_value=error) for error in (RuntimeError("Event loop is closed"), RuntimeError("else"))
+    ]
+    for error in others:
+        sys.unraisablehook(error)
+    assert shown == others[1:]

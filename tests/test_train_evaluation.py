@@ -239,6 +239,33 @@ def test_a_run_stopped_before_or_within_an_evaluation_does_it_once(config, monke
     assert steps_in(config.run / "checkpoints") == [2, 6]
 
 
+def test_a_run_stopped_within_its_last_evaluation_is_not_over(config, monkeypatch):
+    stop, scored = StopRequest(config.run), Evaluation._scored
+
+    def signalled(_evaluation, _model):
+        stop.name = "SIGTERM"
+        raise BrokenOff
+
+    config = dataclasses.replace(config, steps=1)
+    monkeypatch.setattr(Evaluation, "_scored", signalled)
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 1"):
+        train(config, stop)
+    assert steps_in(config.run / "checkpoints") == [1]
+    monkeypatch.setattr(Evaluation, "_scored", scored)
+    assert "wer" in train(config)
+
+
+def test_an_evaluation_that_fails_loses_no_step(config, monkeypatch):
+    def damaged(_evaluation, _model):
+        raise UserError("record 3 is damaged")
+
+    monkeypatch.setattr(Evaluation, "_scored", damaged)
+    with pytest.raises(UserError, match="record 3 is damaged"):
+        train(config)
+    assert steps_in(config.run / "checkpoints") == [2]
+    assert [row["step"] for row in read_rows(config.run)] == [1, 2]
+
+
 def test_the_same_clips_are_drawn_every_time_and_only_clean_ones():
     index = {"copy": np.tile([0, 1], 50)}
     rows = chosen_rows(index, 10, seed=3)

@@ -31,9 +31,10 @@ from jax_train.model import functional
 from jax_train.runlog import METRICS, RunLog, read_rows
 from jax_train.saving import Saving
 from jax_train.sharding import data_mesh
-from jax_train.step import TrainState, distribute
-from jax_train.trace import self_times
+from jax_train.step import TrainState
+from jax_train.trace import Trace, self_times
 from jax_train.train import train
+from tests.made_models import distribute
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KILLS = 20
@@ -287,10 +288,10 @@ def test_minutes_make_a_checkpoint_due_before_the_steps_do(setup, tmp_path):
     config = dataclasses.replace(setup, run=tmp_path, save_steps=1000, save_minutes=0.02)
     with Checkpoints(tmp_path, keep=9) as checkpoints, RunLog(tmp_path, 0, 4) as log:
         saving = Saving(config, checkpoints, log, first=0)
-        saving.save_if_due(small_state(1), Position(), 1, always=False)
+        saving.save_if_due(small_state(1), Position(), 1, False, saving.wish())
         time.sleep(1.3)
-        saving.save_if_due(small_state(2), Position(), 2, always=False)
-        saving.save_if_due(small_state(3), Position(), 3, always=False)
+        saving.save_if_due(small_state(2), Position(), 2, False, wish := saving.wish())
+        saving.save_if_due(small_state(3), Position(), 3, False, wish)  # another process was late to hear of it
         saving.save_if_due(small_state(4), Position(), 4, always=True)
     assert steps_in(tmp_path / "checkpoints") == [2, 4]
 
@@ -338,6 +339,12 @@ def test_a_profile_names_the_slowest_operations_and_leaves_a_trace(eight, capsys
     (trace,) = eight.run.rglob("perfetto_trace.json.gz")
     assert str(trace) in lines[first + 11]
     assert list(eight.run.rglob("*.xplane.pb"))  # what XProf reads
+
+
+def test_a_profile_of_a_run_that_is_over_before_it_says_so(tmp_path):
+    assert Trace(tmp_path, 3, first=5).too_late(8) == ""
+    assert Trace(tmp_path, 0, first=5).too_late(7) == ""
+    assert Trace(tmp_path, 3, first=5).too_late(7).startswith("--profile 3: no step is left to trace")
 
 
 def test_an_operations_own_time_leaves_out_what_runs_inside_it():
