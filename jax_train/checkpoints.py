@@ -7,7 +7,6 @@ export need beside the parameters.
 
 import base64
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -181,7 +180,7 @@ def copy_small_files(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in SMALL_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            (target / name).write_bytes((source / name).read_bytes())  # copyfile would name the wrong disk
 
 
 def set_heads(folder: Path, heads: int) -> None:

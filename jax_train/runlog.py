@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.errors import UserError
+from data.errors import NO_ROOM, UserError
 from jax_train.events import Appended, Events
 
 METRICS = "metrics.jsonl"
@@ -231,7 +231,8 @@ class RunLog:
             yield
         except OSError as error:
             if not may_fail:
-                raise UserError(f"{path}: {error.strerror}; make room and run again to continue") from error
+                mend = "make room" if error.errno in NO_ROOM else "mend that"
+                raise UserError(f"{path}: {error.strerror}; {mend} and run again to continue") from error
             if path not in self._said:
                 self._said.add(path)
                 self.say(f"warning: {path}: {error.strerror}; training goes on, and what it does not take is lost")

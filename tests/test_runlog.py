@@ -82,7 +82,7 @@ def test_a_full_disk_does_not_hang_a_run_that_is_to_go_on_and_what_is_lost_is_sa
 def test_a_full_disk_ends_a_run_that_is_to_stop_in_a_line_and_its_rows_are_whole(tmp_path):
     done = on_a_full_disk(tmp_path / "run", "stop")
     last = done.stderr.splitlines()[-1]
-    assert last.endswith(f"UserError: {tmp_path}/run/{METRICS}: File too large; make room and run again to continue")
+    assert last.endswith(f"UserError: {tmp_path}/run/{METRICS}: File too large; mend that and run again to continue")
     lines = (tmp_path / "run" / METRICS).read_text().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1))
     assert lines[-1].endswith("\n")
