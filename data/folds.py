@@ -16,6 +16,8 @@ from jaxtyping import Bool, Int
 from data.errors import UserError
 from data.records import Shards
 
+BY_CLIP = "divide by clip (--fold.by clip; --by clip of crossval)"
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -48,7 +50,7 @@ class Fold:
         """Raises `UserError` where there are fewer speakers, or clips, than folds, or where no speaker is known."""
         group_of_row = self._groups(shards)
         if (groups := int(group_of_row.max()) + 1) < self.of:
-            other = "; make fewer folds, or --fold.by clip" if self.by == "speaker" else "; make fewer folds"
+            other = f"; make fewer folds, or {BY_CLIP}" if self.by == "speaker" else "; make fewer folds"
             raise UserError(f"{shards.folder}: {groups} {self.by}s do not fill {self.of} folds{other}")
         seconds = np.bincount(group_of_row, shards.index["seconds"].astype(np.float64))
         return np.asarray(_fold_of(seconds, self.of, self.seed))[group_of_row] == self.number - 1
@@ -61,7 +63,7 @@ class Fold:
         if self.by == "clip" or not unknown.any():
             return group_of_row
         if unknown.all():
-            raise UserError(f"{shards.folder}: no speaker is known, so folds cannot keep them apart; --fold.by clip")
+            raise UserError(f"{shards.folder}: no speaker is known, so folds cannot keep them apart; {BY_CLIP}")
         _, own = np.unique(shards.index["id"][unknown].astype(str), return_inverse=True)
         group_of_row[unknown] = len(names) + own
         return np.unique(group_of_row, return_inverse=True)[1]

@@ -21,14 +21,14 @@ from data.records import Shards
 from data.storage import write_text
 from jax_train.bootstrap import FEWEST_CLIPS, FEWEST_SPEAKERS, LEVEL, RESAMPLES, SEED, compared, per_speaker
 from jax_train.breakdown import counts
-from jax_train.conditions import unlike
+from jax_train.conditions import lacks, lacks_of_two, unlike
 from jax_train.config import compilation_cache
 from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.predictions import PREDICTIONS, read_predictions, say_ids
 from jax_train.recordings import Recordings, find_recordings
 from jax_train.report import ClipPicture, clip_picture
 from jax_train.scores import SCORES, Edits, edits, headline, normaliser
-from jax_train.scoring import SCORES_FILE
+from jax_train.scores_folder import check_writable, scores_in
 from jax_train.word_pairs import WordPair, word_pairs
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
@@ -49,7 +49,7 @@ class CompareConfig:
     split: str = "test"
     """Split of the shards."""
     out: Path = Path("scores/compare")
-    """Folder for the results; a model's or a run's own evaluation goes to its a or b."""
+    """Folder for the results; a model's or a run's own evaluation goes to its a or b, and is not made again."""
     recordings: str = ""
     """Corpus whose recordings the page plays; by default the one the shards are of, if it is on this machine."""
     report_clips: int = 50
@@ -73,9 +73,15 @@ class Side:
     """One of the two, its transcripts in A's order."""
 
     name: str
+    lacks: list[str]
+    """What keeps its scores from being the split's, as far as it is known."""
     hypotheses: list[str]
     written: Edits
     normal: Edits
+
+    def scores(self) -> dict[str, Any]:
+        """What compare.json holds of it."""
+        return {"name": self.name} | headline(self.written, self.normal) | {"lacks": self.lacks}
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +134,7 @@ def predictions_of(name: str, config: CompareConfig, out: Path) -> Path:
         limit=config.limit,
         compute_dtype=config.compute_dtype,
     )
-    evaluate(settings)
+    evaluate(settings, again=False)
     return out / PREDICTIONS
 
 
@@ -151,19 +157,18 @@ def read_pair(config: CompareConfig) -> Pair:
     others = [clip for clip, x, y in zip(a["id"], a["reference"], b["reference"], strict=True) if x != y]
     if others:
         raise UserError(f"{say_ids(others)} have other references in {config.a} and {config.b}: evaluate both again")
+    settings = [settings_of(path) for path in paths]
     sides = [
-        Side(name, found["hypothesis"], *edits(a["reference"], found["hypothesis"]))
-        for name, found in ((config.a, a), (config.b, b))
+        Side(name, lacks(made), found["hypothesis"], *edits(a["reference"], found["hypothesis"]))
+        for name, made, found in zip((config.a, config.b), settings, (a, b), strict=True)
     ]
-    return Pair(a["id"], a["reference"], np.array(a["speaker"]), unlike(*map(settings_of, paths)), *sides)
+    return Pair(a["id"], a["reference"], np.array(a["speaker"]), unlike(*settings), *sides)
 
 
 def settings_of(predictions: Path) -> dict[str, Any]:
     """How evaluate made the file `predictions`, from the scores beside it; as made elsewhere if there are none."""
-    path = predictions.with_name(SCORES_FILE)
-    if predictions.name != PREDICTIONS or not path.is_file():
-        return {"predictions": str(predictions)}
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+    scores = scores_in(predictions.parent) if predictions.name == PREDICTIONS else {}
+    settings: dict[str, Any] = scores.get("settings", {}) if scores else {"predictions": str(predictions)}
     return settings
 
 
@@ -171,16 +176,17 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """The comparison, as written to compare.json.
 
     Raises:
-        UserError: as `read_pair`; shards without these clips.
+        UserError: as `read_pair`; shards without these clips; a folder that cannot be written.
     """
+    check_writable(config.out)
     pair = read_pair(config)
     counts_a, counts_b = (counts(side.written, side.normal) for side in (pair.a, pair.b))
     speakers_a, speakers_b = (per_speaker(found, pair.speakers) for found in (counts_a, counts_b))
     change_C = pair.b.normal.errors - pair.a.normal.errors
     other_C = np.array([x != y for x, y in zip(pair.a.hypotheses, pair.b.hypotheses, strict=True)])
     result = {
-        "a": {"name": pair.a.name} | headline(pair.a.written, pair.a.normal),
-        "b": {"name": pair.b.name} | headline(pair.b.written, pair.b.normal),
+        "a": pair.a.scores(),
+        "b": pair.b.scores(),
         "clips": len(pair.ids),
         "unlike": pair.unlike,
         "method": {"name": "paired bootstrap, B less A", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
@@ -221,6 +227,7 @@ def _write(config: CompareConfig, result: dict[str, Any], pair: Pair, changed: l
         fewest_clips=FEWEST_CLIPS,
         language=shards.manifest["language"] if shards else "",
         missing="" if recordings is None else recordings.missing,
+        lacks=lacks_of_two(pair.a.lacks, pair.b.lacks),
         has_shards=shards is not None,
         changed=len(changed),
         shown=len(shown),
@@ -271,6 +278,8 @@ def table(result: dict[str, Any]) -> str:
     lines.append(
         f"{changed['better']} clips better, {changed['worse']} worse, {changed['not']} with the same transcript"
     )
+    if missing := lacks_of_two(result["a"]["lacks"], result["b"]["lacks"]):
+        lines.append(f"not the split's scores: {'; '.join(missing)}")
     if result["unlike"]:
         lines.append(f"not the models alone: they were not transcribed alike ({'; '.join(result['unlike'])})")
     return "\n".join([*lines, f"normalised: {result['a']['normaliser']}"])

@@ -7,26 +7,33 @@ decoded (beams, timestamps, fallback) is another matter: it makes another score,
 The settings are those in scores.json; one that a file lacks had its default when the file was written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ASKED_TOKENS = "asked_new_tokens"  # --max-new-tokens; `max_new_tokens` in scores.json is what the model has room for
 LEFT_OUT = "clips_left_out"  # by --limit, which may be as large as the split
 
 
-def lacks(settings: Mapping[str, Any]) -> list[str]:
-    """What keeps a score with these settings from being its split's; nothing if it is."""
+def lacks(settings: Mapping[str, Any], fold_told: bool = False) -> list[str]:
+    """What keeps a score with these settings from being its split's; or, where the fold is told, its fold's."""
     found = []
+    fold = settings.get("fold") or {}
     if settings.get("windows", "whole") != "whole":
         found.append(f"{settings['windows']} windows, so not the score of whole windows")
     if settings.get("limit") and settings.get(LEFT_OUT, 1):
-        found.append(f"the split's first {settings['limit']} clips alone")
-    fold = settings.get("fold") or {}
-    if fold.get("of"):
+        found.append(f"the {'fold' if fold.get('of') else 'split'}'s first {settings['limit']} clips alone")
+    if fold.get("of") and not fold_told:
         found.append(f"fold {fold['number']} of {fold['of']} alone")
     if settings.get(ASKED_TOKENS):
         found.append(f"transcripts cut after {settings[ASKED_TOKENS]} tokens")
     return found
+
+
+def lacks_of_two(a: Sequence[str], b: Sequence[str]) -> list[str]:
+    """What two scores lack, each named with its letter unless both lack the same."""
+    if a == b:
+        return list(a)
+    return [f"{side}: {missing}" for side, found in (("A", a), ("B", b)) for missing in found]
 
 
 def decoding(settings: Mapping[str, Any]) -> str:
@@ -58,9 +65,14 @@ def _told(settings: Mapping[str, Any]) -> dict[str, str]:
         "timestamps": "yes" if settings.get("timestamps") else "no",
         "temperatures": " ".join(f"{value:g}" for value in _temperatures(settings)),
         "language": str(settings.get("language") or ""),
-        "most new tokens": str(settings.get("max_new_tokens") or ""),
+        "most new tokens": _most_new_tokens(settings),
         "computed in": str(settings.get("compute_dtype") or ""),
     }
+
+
+def _most_new_tokens(settings: Mapping[str, Any]) -> str:
+    """As asked for: what a model has room for is its own."""
+    return str(settings[ASKED_TOKENS] or "all there is room for") if ASKED_TOKENS in settings else ""
 
 
 def _temperatures(settings: Mapping[str, Any]) -> list[float]:

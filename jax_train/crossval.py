@@ -15,6 +15,7 @@ import tyro
 from data.errors import UserError, command
 from data.folds import Fold
 from data.records import Shards
+from jax_train.conditions import lacks
 from jax_train.runlog import write_json
 from jax_train.stages import score_once, stage
 
@@ -45,10 +46,10 @@ class CrossvalConfig:
 
 def crossval(config: CrossvalConfig, train_options: list[str]) -> dict[str, Any]:
     """Every fold's scores with their mean and deviation, as in crossval.json. Raises `UserError` as the commands do."""
+    if config.folds < 2:
+        raise UserError(f"--folds {config.folds}: at least 2")
     shards = Shards.open(config.shards, config.split)
     folds = [Fold(config.folds, number, config.by, config.seed) for number in range(1, config.folds + 1)]
-    if not folds:
-        raise UserError("--folds 0: at least 2")
     for fold in folds:
         fold.for_scoring(shards)  # too many folds are said before any is trained
     found = [one_fold(config, fold, train_options) for fold in folds]
@@ -59,6 +60,7 @@ def crossval(config: CrossvalConfig, train_options: list[str]) -> dict[str, Any]
     for name in SCORES:
         values = [scores[name] for scores in found]
         result[name] = {"mean": statistics.fmean(values), "deviation": statistics.stdev(values)}
+    result["lacks"] = list(dict.fromkeys(missing for scores in found for missing in scores["lacks"]))
     result["normaliser"] = found[0]["normaliser"]
     write_json(config.out / "crossval.json", result)
     return result
@@ -74,7 +76,8 @@ def one_fold(config: CrossvalConfig, fold: Fold, train_options: list[str]) -> di
     stage(f"{title}: train", "jax_train.train", *words, *left_out, *train_options)
     scored = place | {"limit": config.limit, "out": run / "scores"}
     found = score_once(title, scored, *left_out, "--batch-size", config.score_batch_size)
-    return {name: found[name] for name in (*SCORES, "clips", "normaliser")} | {"fold": fold.number}
+    told = {"fold": fold.number, "lacks": lacks(found["settings"], fold_told=True)}
+    return {name: found[name] for name in (*SCORES, "clips", "normaliser")} | told
 
 
 def table(result: dict[str, Any]) -> str:
@@ -84,6 +87,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {fold['fold']} | {fold['clips']} | {fold['wer_normalised']:.2f} | {fold['wer']:.2f} |")
     normal, written = (f"{result[name]['mean']:.2f} ± {result[name]['deviation']:.2f}" for name in SCORES[:2])
     lines.append(f"| mean ± deviation | {sum(fold['clips'] for fold in result['folds'])} | {normal} | {written} |")
+    if result["lacks"]:
+        lines += ["", f"Not the folds' scores: {'; '.join(result['lacks'])}."]
     if unknown := result["clips_of_unknown_speakers"]:
         lines += ["", f"Of {unknown} clips the speaker is unknown; each was taken for one of its own."]
     return "\n".join([*lines, "", f"Normalised: {result['normaliser']}."])

@@ -3,7 +3,8 @@
 Decision: each clip is alone in its 30 s window as `transformers` would see it, unless thinned ones are asked for, and
 results stand in the shards' order. Time is told apart (loading, compiling, decoding, scoring with the import of
 `evaluate`, the report): the clips per second are those of decoding, reading the shards included, and nothing is left
-out but Python's own start.
+out but Python's own start. What was transcribed is kept in the results' folder until they are whole, so that the same
+command, started again, transcribes the rest alone.
 """
 
 import dataclasses
@@ -11,19 +12,19 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import tyro
-from tokenizers import Tokenizer
 
 from data.errors import UserError, command
 from data.folds import UNDIVIDED, Fold
 from data.log_mel import FRAMES_PER_SECOND
 from data.records import Shards
-from jax_train.checkpoints import load_run, run_model_folder
-from jax_train.conditions import ASKED_TOKENS, LEFT_OUT, lacks
+from data.tokens import load_tokenizer
+from jax_train.checkpoints import chosen_step, load_run, run_model_folder
+from jax_train.conditions import ASKED_TOKENS, LEFT_OUT
 from jax_train.config import WhisperConfig, compilation_cache
 from jax_train.corpus import facts
 from jax_train.decode import BatchDecoder
@@ -34,10 +35,14 @@ from jax_train.predictions import PREDICTIONS, hypotheses_for
 from jax_train.pretrained import model_folder
 from jax_train.recordings import Recordings, find_recordings
 from jax_train.report import REPORT, write_report
-from jax_train.scoring import SCORES_FILE, Scored, score, write_clips, write_scores
+from jax_train.score_table import table
+from jax_train.scores_folder import SCORES_FILE, Kept, check_writable, made_before, refuse_others, weights_of
+from jax_train.scoring import Scored, score, write_clips, write_heard, write_scores
 from jax_train.thinned import lengths
 from jax_train.transcribe import AS_THEY_ARE, transcribe
 from jax_train.weights import load_model
+
+ONLY_SHOWN = ("out", "recordings", "report_clips")  # settings that change no transcript
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,61 +111,132 @@ class EvaluateConfig:
         return Path("scores") / f"{name}-{self.split}"
 
 
-def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
-    """Scores, speed and settings, as written to scores.json.
+class Clips(NamedTuple):
+    """What is scored, and what the report plays of it."""
+
+    shards: Shards
+    rows: np.ndarray
+    left_out: int
+    """Clips that `limit` left out."""
+    recordings: Recordings
+
+
+def evaluate(config: EvaluateConfig, devices: Sequence[jax.Device] | None = None, again: bool = True) -> dict[str, Any]:
+    """Scores, speed and settings, as written to scores.json; or not made `again`, but those there if made alike.
 
     Raises:
         UserError: no such split, model, run, file or corpus; predictions of other clips; shards of another mel size
-            than the model; nothing to score.
+            than the model; nothing to score; a folder for the results that cannot be written, or holds others'.
     """
     devices = list(devices or jax.local_devices())
     marks = [time.perf_counter()]
+    clips, out = _clips(config), _own_folder(config)
+    if config.predictions:
+        return _score_file(config, config.predictions, clips)
+    folder = _source(config, clips)
+    language = config.language or clips.shards.manifest["language"]
+    rules = DecodingRules.from_folder(folder, language, config.max_new_tokens, config.timestamps)
+    step = chosen_step(config.run, config.step) if config.run else 0
+    if not again and (found := made_before(out, _made(config, clips, folder, step, rules, devices))):
+        return found
+    tokenizer, dtype = load_tokenizer(str(folder)), config.compute_dtype
+    model, step = load_run(config.run, dtype, config.step) if config.run else (load_model(folder, dtype), 0)
+    made = _made(config, clips, folder, step, rules, devices)
+    marks.append(time.perf_counter())
+    decoder = _decoder(config, model, rules, clips, devices)
+    prepared = decoder.compile_seconds
+    marks.append(time.perf_counter())
+    settings = {name: value for name, value in made["settings"].items() if name not in ONLY_SHOWN}
+    with Kept(out, made | {"settings": settings}) as kept:
+        if before := kept.attempts[0]:
+            print(f"{len(before)} of {len(clips.rows)} clips were transcribed by an earlier start", flush=True)
+        transcripts = transcribe(clips.shards, clips.rows, decoder, tokenizer, config.fallback, kept=kept)
+    references, hypotheses = [t.reference for t in transcripts], [t.text for t in transcripts]
+    marks.append(time.perf_counter())
+    write_heard(out, clips.shards, clips.rows, references, hypotheses)
+    scored = score(clips.shards, clips.rows, references, hypotheses)
+    marks.append(time.perf_counter())
+    late = decoder.compile_seconds - prepared  # programs that only a fallback asked for
+    speed = _speed(marks, late, np.delete(clips.shards.index["seconds"][clips.rows], list(before)))
+    windows = {"encoder_window_seconds": [length / FRAMES_PER_SECOND for length in decoder.frames]}
+    result = _finish(config, clips, scored, speed | windows | made)
+    kept.remove()
+    return result
+
+
+def _clips(config: EvaluateConfig) -> Clips:
     shards = config.fold.for_scoring(Shards.open(config.shards, config.split))
     clean = np.flatnonzero(shards.index["copy"] == 0)
     rows = clean[: config.limit or None]
     if not len(rows):
         raise UserError(f"{shards.folder}: no clips to score; see its rejected.tsv")
-    recordings = find_recordings(shards, config.recordings)
-    if config.predictions:
-        references = [shards[row].text for row in rows]
-        hypotheses = hypotheses_for(config.predictions, shards.index["id"][rows].tolist())
-        told = _settings(config, shards.manifest["language"], len(clean) - len(rows))
-        origin = {"model": str(config.predictions), "settings": told}
-        return _finish(config, shards, rows, score(shards, rows, references, hypotheses), origin, recordings)
+    return Clips(shards, rows, len(clean) - len(rows), find_recordings(shards, config.recordings))
+
+
+def _own_folder(config: EvaluateConfig) -> Path:
+    """Where the results go, which can be written, and if nobody named it, holds no other's."""
+    out = config.out_folder()
+    check_writable(out)
+    if not (config.out or config.run):
+        refuse_others(out, config.model or str(config.predictions))
+    return out
+
+
+def _source(config: EvaluateConfig, clips: Clips) -> Path:
+    """The folder of the model's small files, known to take these clips."""
     folder = run_model_folder(config.run) if config.run else model_folder(config.model)
-    n_mels, wanted = shards[rows[0]].log_mel_q.shape[1], WhisperConfig.from_folder(folder).num_mel_bins
+    n_mels = clips.shards[clips.rows[0]].log_mel_q.shape[1]
+    wanted = WhisperConfig.from_folder(folder).num_mel_bins
     if n_mels != wanted:
-        raise UserError(f"{shards.folder} has {n_mels} mel bins, {folder} takes {wanted}: featurize again with it")
-    language = config.language or shards.manifest["language"]
-    rules = DecodingRules.from_folder(folder, language, config.max_new_tokens, config.timestamps)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    model, name = _load(config, folder)
-    marks.append(time.perf_counter())
-    batch = config.batch_size * len(devices)
+        shards = clips.shards.folder
+        raise UserError(f"{shards} has {n_mels} mel bins, {folder} takes {wanted}: featurize again with it")
+    return folder
+
+
+def _made(
+    config: EvaluateConfig, clips: Clips, folder: Path, step: int, rules: DecodingRules, devices: Sequence[jax.Device]
+) -> dict[str, Any]:
+    """All that the transcripts depend on, as in scores.json."""
+    language = config.language or clips.shards.manifest["language"]
+    return {
+        "model": f"{config.run} step {step}" if config.run else config.model,
+        "weights": weights_of(folder, config.run / "checkpoints" / str(step) if config.run else None),
+        "devices": f"{len(devices)} {devices[0].device_kind}",
+        "data": facts(clips.shards.manifest),
+        "settings": _settings(config, language, clips.left_out) | asdict(rules),
+    }
+
+
+def _decoder(
+    config: EvaluateConfig, model: Whisper, rules: DecodingRules, clips: Clips, devices: Sequence[jax.Device]
+) -> BatchDecoder:
+    batch, most = config.batch_size * len(devices), 2 * model.config.max_source_positions
     thin = config.windows == "thinned"
-    frames = lengths(shards.index["frames"][rows], batch, 2 * model.config.max_source_positions) if thin else ()
-    decoder = BatchDecoder(model, rules, batch, devices, frames, config.num_beams)
-    prepared = decoder.compile_seconds
-    marks.append(time.perf_counter())
-    transcripts = transcribe(shards, rows, decoder, tokenizer, config.fallback)
-    references, hypotheses = [t.reference for t in transcripts], [t.text for t in transcripts]
-    marks.append(time.perf_counter())
-    scored = score(shards, rows, references, hypotheses)
-    marks.append(time.perf_counter())
+    frames = lengths(clips.shards.index["frames"][clips.rows], batch, most) if thin else ()
+    return BatchDecoder(model, rules, batch, devices, frames, config.num_beams)
+
+
+def _score_file(config: EvaluateConfig, path: Path, clips: Clips) -> dict[str, Any]:
+    """The result of transcripts made elsewhere."""
+    shards, rows, left_out, _ = clips
+    hypotheses = hypotheses_for(path, shards.index["id"][rows].tolist())
+    scored = score(shards, rows, [shards[row].text for row in rows], hypotheses)
+    told = {"settings": _settings(config, shards.manifest["language"], left_out), "data": facts(shards.manifest)}
+    return _finish(config, clips, scored, {"model": str(path), **told})
+
+
+def _speed(marks: Sequence[float], late: float, seconds_C: np.ndarray) -> dict[str, Any]:
+    """The times between the `marks`, `late` of which is no decoding but compiling; speed is that of the clips given."""
     load, prepare, decode, scoring = np.diff(marks).tolist()
-    late = decoder.compile_seconds - prepared  # programs that only a fallback asked for
     seconds = {"load": load, "compile": prepare + late, "decode": decode - late, "score": scoring}
     seconds = {name: round(value, 3) for name, value in seconds.items()}
-    told = {
-        "clips_per_second": len(rows) / seconds["decode"],
-        "speech_seconds_per_second": scored.result["speech_seconds"] / seconds["decode"],
+    decoding = max(seconds["decode"], 1e-3)
+    speech = round(float(seconds_C.sum(dtype=np.float64)), 3)
+    return {
+        "clips_per_second": len(seconds_C) / decoding,
+        "speech_seconds_per_second": speech / decoding,
         "seconds": seconds,
-        "model": name,
-        "encoder_window_seconds": [length / FRAMES_PER_SECOND for length in decoder.frames],
-        "devices": f"{len(devices)} {devices[0].device_kind}",
-        "settings": _settings(config, language, len(clean) - len(rows)) | asdict(rules),
     }
-    return _finish(config, shards, rows, scored, told, recordings)
 
 
 def _settings(config: EvaluateConfig, language: str, left_out: int) -> dict[str, Any]:
@@ -174,65 +250,16 @@ def asdict(settings: EvaluateConfig | DecodingRules) -> dict[str, Any]:
     return found
 
 
-def _finish(
-    config: EvaluateConfig,
-    shards: Shards,
-    rows: np.ndarray,
-    scored: Scored,
-    told: dict[str, Any],
-    recordings: Recordings,
-) -> dict[str, Any]:
+def _finish(config: EvaluateConfig, clips: Clips, scored: Scored, told: dict[str, Any]) -> dict[str, Any]:
     """Write the files; the result with what is `told` of its making."""
     out = config.out_folder()
-    write_clips(out, scored)
-    result = {**scored.result, "split": config.split, "data": facts(shards.manifest), **told}
+    write_clips(out, scored.clips)
+    result = {**scored.result, "split": config.split, **told}
     started = time.perf_counter()
-    write_report(out, result, scored, shards, rows, recordings, config.report_clips)
+    write_report(out, result, scored, clips.shards, clips.rows, clips.recordings, config.report_clips)
     result["seconds"] = told.get("seconds", {}) | {"report": round(time.perf_counter() - started, 3)}
     write_scores(out, result)
     return result
-
-
-def _load(config: EvaluateConfig, folder: Path) -> tuple[Whisper, str]:
-    """The model, and what to call it in the results."""
-    if config.run:
-        model, step = load_run(config.run, config.compute_dtype, config.step)
-        return model, f"{config.run} step {step}"
-    return load_model(folder, config.compute_dtype), config.model
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result for people."""
-    over_clips, signs = result["intervals"]["over_clips"], result["signs"]
-    lines = [
-        f"{result['model']} on {result['split']}: {result['clips']} clips, {result['speech_seconds']:.0f} s speech",
-        f"{'':4}{'as written (95 %)':>26}{'normalised (95 %)':>26}",
-    ]
-    for name in ("wer", "cer"):
-        cells = [_cell(result[kind], over_clips[kind]) for kind in (name, f"{name}_normalised")]
-        lines.append(f"{name.upper():4}{''.join(cells)}")
-    lines.append(
-        f"{signs['hallucinations']} clips with an invented phrase, {signs['repetitions']} that repeat themselves"
-    )
-    if "decode" in (seconds := result["seconds"]):
-        speed = f"{result['clips_per_second']:.2f} clips/s, {result['speech_seconds_per_second']:.1f} × real time"
-        rest = ", ".join(f"{seconds[name]:.1f} s to {name}" for name in ("load", "compile", "score", "report"))
-        lines.append(f"in {_windows(result['encoder_window_seconds'], result['settings']['windows'])}")
-        lines.append(f"decoded in {seconds['decode']:.1f} s: {speed} (and {rest})")
-    if missing := lacks(result["settings"]):
-        lines.append(f"not the split's score: {'; '.join(missing)}")
-    return "\n".join([*lines, f"normalised: {result['normaliser']}"])
-
-
-def _cell(rate: float, ends: Sequence[float] | None) -> str:
-    """A rate with its interval, which too few clips do not have."""
-    return (f"{rate:.2f} %" + (f" ({ends[0]:.2f}–{ends[1]:.2f})" if ends else "")).rjust(26)
-
-
-def _windows(seconds: Sequence[float], windows: str) -> str:
-    if windows == "whole":
-        return f"windows of {seconds[0]:g} s"
-    return f"thinned windows, {seconds[0]:g} to {seconds[-1]:g} s of each in full"
 
 
 def main() -> None:

@@ -30,6 +30,11 @@ class Fallback:
     """An unsure transcript of a window whose <|nospeech|> is likelier than this is dropped."""
 
     def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(map(math.isfinite, values)):
+                given = " ".join(map(str, values))
+                raise UserError(f"--fallback.{name.replace('_', '-')} {given}: takes finite numbers")
         if not self.temperatures or self.temperatures[0] != 0 or min((1.0, *self.temperatures[1:])) <= 0:
             given = " ".join(map(str, self.temperatures))
             raise UserError(f"--fallback.temperatures {given}: takes 0 and then, if any, temperatures above 0")

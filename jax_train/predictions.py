@@ -5,6 +5,8 @@ elsewhere come in by the same door, as a Parquet or TSV file with the columns `i
 """
 
 import csv
+import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,11 @@ from jax_train.scores import NORMALISER, Edits
 
 PREDICTIONS = "predictions.parquet"
 SHOWN = 3  # ids named in an error
+_PLAIN = r'[^"\t\r\n]*+'
+QUOTED = re.compile(rf'(?:(?:"(?:[^"]|"")*+"|{_PLAIN})(?:[\t\r\n]|\Z))*+')
+"""A table in which every field that holds a quote stands in quotes, with those inside doubled."""
+QUOTED_LINES = re.compile(rf'(?:(?:"(?:[^"\r\n]|"")*+"|{_PLAIN})(?:[\t\r\n]|\Z))*+')
+"""The same, and none goes over a line's end."""
 
 
 def clip_table(facts: dict[str, Any], written: Edits, normal: Edits, signs: dict[str, np.ndarray]) -> pa.Table:
@@ -65,19 +72,37 @@ def read_predictions(path: Path, *names: str) -> dict[str, list[str]]:
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
     try:
         return pq.read_table(path).to_pydict()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file ({error}); a TSV's name ends in .tsv") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: pages that are damaged
+        what = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} is not a Parquet file, or damaged ({what}); a TSV's name ends in .tsv") from error
 
 
 def _read_tsv(path: Path) -> dict[str, list[Any]]:
-    """Tab-separated with a header; a field that holds a tab, a quote or a line break stands in double quotes."""
+    """Tab-separated with a header; a byte order mark is none of it."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file, delimiter="\t")
-            names, rows = list(table.fieldnames or ()), list(table)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+        names, *rows = filter(None, _rows(text))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a UTF-8 table with tabs ({error})") from error
-    return {name: [row[name] for row in rows] for name in names}
+    except ValueError:  # not even a header
+        return {}
+    if longer := [row[0] for row in rows if len(row) > len(names)]:
+        raise UserError(f"{path}: {say_ids(longer)} have more fields than the header: a tab too many?")
+    return {name: [row[place] if place < len(row) else None for row in rows] for place, name in enumerate(names)}
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The fields of each line.
+
+    Decision: quotes are csv's where all of the file is written so: each field that holds one stands in quotes, with
+    those inside doubled. Anywhere else they are what was heard, and never make one line of two.
+    """
+    plain = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+    is_a_line_a_row = all(len(row) in (0, len(plain[0])) for row in plain)
+    if not (QUOTED_LINES if is_a_line_a_row else QUOTED).fullmatch(text):
+        return plain
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
 
 
 def hypotheses_for(path: Path, ids: Sequence[str]) -> list[str]:

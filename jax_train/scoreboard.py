@@ -13,11 +13,13 @@ from typing import Any
 import tyro
 
 from data.errors import UserError, command
+from jax_train.conditions import lacks
 from jax_train.presets import Preset, find_preset
 from jax_train.runlog import SUMMARY, write_json
 from jax_train.stages import score_once, stage
 
 FIGURES = ("wer", "wer_normalised", "cer", "cer_normalised", "clips", "normaliser")
+INDEX = "index_sha256"  # tells one test set from another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,8 @@ def scoreboard(config: ScoreboardConfig, train_options: list[str]) -> list[dict[
     models = dict.fromkeys(config.model or preset.settings["model"] for preset in presets.values())
     rows = [before(config, model) for model in models]
     rows += [line(config, name, preset, train_options) for name, preset in presets.items()]
+    if len({(row["clips"], row[INDEX]) for row in rows}) > 1:
+        raise UserError(f"{config.shards}: the test set became another meanwhile; run the same command again")
     rows.sort(key=lambda row: float(row["wer_normalised"]))
     write_json(config.out / "scoreboard.json", {"split": config.test_split, "rows": rows})
     (config.out / "scoreboard.md").write_text(table(rows, config.test_split) + "\n", encoding="utf-8")
@@ -77,7 +81,8 @@ def _score(config: ScoreboardConfig, name: str, **model_or_run: object) -> dict[
     place = {"shards": config.shards, "split": config.test_split, "limit": config.limit}
     settings = model_or_run | place | {"out": config.out / name / "scores"}
     found = score_once(name, settings, "--batch-size", config.score_batch_size)
-    return {figure: found[figure] for figure in FIGURES}
+    told = {"lacks": lacks(found["settings"]), INDEX: found["data"].get(INDEX)}
+    return {figure: found[figure] for figure in FIGURES} | told
 
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
@@ -85,6 +90,8 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
     lines = [f"| model | WER normalised | WER as written | description ({split}, {rows[0]['clips']} clips) |"]
     lines.append("| --- | --- | --- | --- |")
     lines += [f"| {r['name']} | {r['wer_normalised']:.2f} | {r['wer']:.2f} | {r['description']} |" for r in rows]
+    if rows[0]["lacks"]:
+        lines += ["", f"Not the split's score: {'; '.join(rows[0]['lacks'])}."]
     return "\n".join([*lines, "", f"Normalised: {rows[0]['normaliser']}."])
 
 

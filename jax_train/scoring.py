@@ -1,8 +1,9 @@
 """Everything there is to say of a corpus of transcripts: predictions.parquet, scores.json and report.html.
 
 Decision: one place for transcripts of any origin (a run, a model, a file made elsewhere), so that their figures are
-made alike. The predictions are written first: whatever fails later, the decoding is kept, and scores can be made of the
-file (`--predictions`). scores.json comes last, so where it is, the rest is too.
+made alike. The predictions are written first, before they are scored and again with their counts: whatever fails
+later, the decoding is kept, and scores can be made of the file (`--predictions`). scores.json comes last, so where it
+is, the rest is too.
 """
 
 import dataclasses
@@ -22,8 +23,7 @@ from jax_train.breakdown import SECONDS, SNR_DB, by_range, by_speaker, counts, i
 from jax_train.mishearings import clip_signs, confusions, counted_signs
 from jax_train.predictions import PREDICTIONS, clip_table, write_predictions
 from jax_train.scores import Edits, edits, headline
-
-SCORES_FILE = "scores.json"
+from jax_train.scores_folder import SCORES_FILE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,24 +46,28 @@ def score(shards: Shards, rows: np.ndarray, references: Sequence[str], hypothese
     """
     written, normal = edits(references, hypotheses)
     signs = clip_signs(references, hypotheses, normal)
-    index = {name: shards.index[name][rows] for name in ("id", "speaker", "seconds")}
+    facts = _heard(shards, rows, references, hypotheses)
     snr_db_C = np.array([snr_db(shards[row].log_mel_q) for row in rows], np.float32)
-    facts = {"id": index["id"], "reference": list(references), "hypothesis": list(hypotheses)}
-    facts |= {"speaker": index["speaker"], "seconds": index["seconds"], "snr_db": snr_db_C}
     counts_CK = counts(written, normal)
     result = {
         **headline(written, normal),
         "clips": len(rows),
-        "speech_seconds": round(float(index["seconds"].sum(dtype=np.float64)), 3),
-        "intervals": intervals(counts_CK, index["speaker"]),
+        "speech_seconds": round(float(facts["seconds"].sum(dtype=np.float64)), 3),
+        "intervals": intervals(counts_CK, facts["speaker"]),
         "edits": {"as_written": _totals(written), "normalised": _totals(normal)},
         "signs": counted_signs(signs, normal),
-        "by_seconds": by_range(counts_CK, index["seconds"], SECONDS),
+        "by_seconds": by_range(counts_CK, facts["seconds"], SECONDS),
         "by_snr_db": by_range(counts_CK, snr_db_C, SNR_DB),
-        "by_speaker": by_speaker(counts_CK, index["speaker"]),
+        "by_speaker": by_speaker(counts_CK, facts["speaker"]),
         "confusions_normalised": confusions(normal),
     }
-    return Scored(result, clip_table(facts, written, normal, signs), written, normal)
+    return Scored(result, clip_table(facts | {"snr_db": snr_db_C}, written, normal, signs), written, normal)
+
+
+def _heard(shards: Shards, rows: np.ndarray, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
+    """What there is to say of the clips before they are scored, by column."""
+    said = {"id": shards.index["id"][rows], "reference": list(references), "hypothesis": list(hypotheses)}
+    return said | {name: shards.index[name][rows] for name in ("speaker", "seconds")}
 
 
 def _totals(found: Edits) -> dict[str, int]:
@@ -71,11 +75,18 @@ def _totals(found: Edits) -> dict[str, int]:
     return {name: int(getattr(found, name).sum()) for name in names}
 
 
-def write_clips(out: Path, scored: Scored) -> None:
+def write_heard(
+    out: Path, shards: Shards, rows: np.ndarray, references: Sequence[str], hypotheses: Sequence[str]
+) -> None:
+    """The predictions without their counts into the folder `out`."""
+    write_clips(out, pa.table(_heard(shards, rows, references, hypotheses)))
+
+
+def write_clips(out: Path, clips: pa.Table) -> None:
     """The predictions into the folder `out`, and away with the scores of earlier ones."""
     out.mkdir(parents=True, exist_ok=True)
     (out / SCORES_FILE).unlink(missing_ok=True)
-    write_predictions(out / PREDICTIONS, scored.clips)
+    write_predictions(out / PREDICTIONS, clips)
 
 
 def write_scores(out: Path, result: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 Decision: clips are decoded by increasing length, so that a batch's rows end together and thinned windows hold little
 silence in full; results stand in the order asked for. While the device works on a batch the host reads the next: a
 decoder's call returns before its work is done. Transcripts that are not believed (`fallback`) are decoded again
-together, after all others, so that those batches are full as well.
+together, after all others, so that those batches are full as well. What is `kept` of an earlier start is not decoded
+again; it is whole batches, so that the others hold the same clips as if there had been but one start.
 """
 
 import zlib
@@ -19,6 +20,7 @@ from data.records import Record, Shards
 from jax_train.decode import BatchDecoder, text_of
 from jax_train.fallback import Fallback
 from jax_train.greedy import Decoded
+from jax_train.scores_folder import Heard, Kept
 
 AS_THEY_ARE = Fallback()
 
@@ -45,21 +47,29 @@ def transcribe(
     tokenizer: Tokenizer,
     fallback: Fallback = AS_THEY_ARE,
     leave: bool = True,
+    kept: Kept | None = None,
 ) -> list[Transcript]:
     """The transcripts of index `rows`, in their order. Shows progress, and may `leave` it there."""
     found: dict[int, Transcript] = {}
     todo = np.argsort(shards.index["frames"][rows], kind="stable")
     for number, temperature in enumerate(fallback.temperatures):
-        again = []
-        with tqdm(total=len(todo), unit="clip", desc=_name(temperature), leave=leave) as progress:
-            for places, records, decoded in _ahead(_decoding(shards, rows, todo, decoder, temperature, number)):
-                for place, record, row in zip(places, records, _rows(decoded), strict=False):  # the rest is filling
-                    found[place], believed = _judged(record, row, decoder, tokenizer, fallback, temperature)
-                    if not believed:
-                        again.append(place)
+        heard = dict(kept.attempts[number]) if kept else {}
+        found |= {place: _transcript(shards[rows[place]], attempt, temperature) for place, attempt in heard.items()}
+        rest = np.asarray([place for place in todo if place not in heard], np.int64)
+        with tqdm(total=len(todo), initial=len(heard), unit="clip", desc=_name(temperature), leave=leave) as progress:
+            for places, records, decoded in _ahead(_decoding(shards, rows, rest, decoder, temperature, number)):
+                batch = {
+                    int(place): _judged(row, decoder, tokenizer, fallback)
+                    for place, row in zip(places, _rows(decoded), strict=False)  # the rest is filling
+                }
+                if kept:
+                    kept.add(number, batch)
+                heard |= batch
+                for record, place in zip(records, batch, strict=True):
+                    found[place] = _transcript(record, batch[place], temperature)
                 progress.update(len(places))
-        todo = np.asarray(again, np.int64)
-        if not again:
+        todo = np.asarray([place for place in todo if not heard[place].believed], np.int64)
+        if not len(todo):
             break
     return [found[place] for place in range(len(rows))]
 
@@ -101,20 +111,19 @@ def _rows(decoded: Decoded) -> Iterator[tuple[np.ndarray, float, float]]:
 
 
 def _judged(
-    record: Record,
-    row: tuple[np.ndarray, float, float],
-    decoder: BatchDecoder,
-    tokenizer: Tokenizer,
-    fallback: Fallback,
-    temperature: float,
-) -> tuple[Transcript, bool]:
-    """A record's transcript, and whether no further temperature is to be tried."""
+    row: tuple[np.ndarray, float, float], decoder: BatchDecoder, tokenizer: Tokenizer, fallback: Fallback
+) -> Heard:
+    """A row's text, and whether it is believed."""
     tokens_N, log_prob, no_speech = row
     end = decoder.rules.end
     written = tokens_N[: int((tokens_N != end).sum()) + 1].tolist()
     verdict = fallback.verdict(written, log_prob, no_speech, decoder.config.vocab_size)
     text = "" if verdict == "silence" else text_of(tokens_N, tokenizer, end)
-    return Transcript(record.text, text, log_prob, no_speech, temperature), verdict != "again"
+    return Heard(text, log_prob, no_speech, verdict != "again")
+
+
+def _transcript(record: Record, heard: Heard, temperature: float) -> Transcript:
+    return Transcript(record.text, heard.text, heard.log_prob, heard.no_speech, temperature)
 
 
 def _name(temperature: float) -> str:

@@ -1,6 +1,7 @@
 """Two models on the same clips: differences against jiwer, the clips that changed, and what cannot be compared."""
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -125,28 +126,39 @@ def test_without_shards_the_page_has_the_words_alone(config, tmp_path):
     assert PageParser(page).all("img") == []
 
 
-def test_models_of_one_name_are_evaluated_each_into_its_own_folder(small_model_dir, small_shards, tmp_path):
+def test_models_of_one_name_are_evaluated_each_into_its_own_folder(
+    small_model_dir, small_shards, tmp_path, monkeypatch
+):
     other = tmp_path / small_model_dir.name
     shutil.copytree(small_model_dir, other)
     weights = load_file(other / "model.safetensors")
     save_file({name: value * 10 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
-    found = compare(
-        CompareConfig(str(small_model_dir), str(other), small_shards, out=tmp_path / "out", batch_size=1, limit=2)
-    )
+    config = CompareConfig(str(small_model_dir), str(other), small_shards, out=tmp_path / "out", batch_size=1, limit=2)
+    found = compare(config)
     assert (found["a"]["name"], found["b"]["name"]) == (str(small_model_dir), str(other))
     for side, model in (("a", small_model_dir), ("b", other)):
         scores = json.loads((tmp_path / "out" / side / "scores.json").read_text())
         assert scores["model"] == str(model)
         assert scores["wer"] == found[side]["wer"]
+        assert found[side]["lacks"] == ["the split's first 2 clips alone"]
     heard = [pq.read_table(tmp_path / "out" / side / "predictions.parquet")["hypothesis"] for side in "ab"]
     assert heard[0] != heard[1]
     # Two clips: a difference, but nothing of how sure it is, anywhere.
     for name in SCORES:
         assert [found["over_clips"][name][what] for what in ("interval", "p_value", "improved")] == [None] * 3
     assert "no interval and no p: fewer than 5 clips" in table(found)
+    assert "not the split's scores: the split's first 2 clips alone\n" in table(found)
     page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
     assert "Fewer than 5 clips with words say nothing of others" in page
     assert "<dt>p-value</dt><dd>–</dd>" in page
+    assert "Not the split’s scores: <bdi>the split&#39;s first 2 clips alone</bdi>." in page
+    with monkeypatch.context() as patch:
+        patch.setattr("jax_train.evaluate.BatchDecoder", None)
+        assert compare(config) == found  # by the same models' evaluations, which are whole
+    os.utime(other / "model.safetensors", ns=(1, 1))
+    assert compare(config) == found
+    weights_b = json.loads((tmp_path / "out" / "b" / "scores.json").read_text())["weights"]
+    assert weights_b["model.safetensors"][1] == 1  # evaluated again
 
 
 def test_sides_that_were_not_transcribed_alike_are_named(config, tmp_path):
@@ -159,6 +171,8 @@ def test_sides_that_were_not_transcribed_alike_are_named(config, tmp_path):
         (tmp_path / side / "scores.json").write_text(json.dumps(scores))
         made[side] = str(tmp_path / side)
     found = compare(replace(config, **made, shards=None, out=tmp_path / "out"))
+    assert (found["a"]["lacks"], found["b"]["lacks"]) == ([], ["thinned windows, so not the score of whole windows"])
+    assert "not the split's scores: B: thinned windows" in table(found)
     assert found["unlike"] == [
         "windows: whole in A, thinned in B",
         "beams: 1 in A, 5 in B",

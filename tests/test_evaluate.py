@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import sys
 
 import jax
@@ -23,9 +24,10 @@ from jax_train.checkpoints import Checkpoints, copy_small_files
 from jax_train.config import WhisperConfig
 from jax_train.decode import BatchDecoder
 from jax_train.decoding_rules import DecodingRules
-from jax_train.evaluate import EvaluateConfig, evaluate, main, table
+from jax_train.evaluate import EvaluateConfig, evaluate, main
 from jax_train.fallback import Fallback
 from jax_train.model import Whisper, functional
+from jax_train.score_table import table
 from jax_train.step import TrainState
 from jax_train.thinned import LENGTHS, MARGIN
 from jax_train.transcribe import transcribe
@@ -124,7 +126,7 @@ def test_predictions_made_elsewhere_have_the_same_scores(base_result, shards, tm
         table.writerow(["id", "hypothesis"])
         table.writerows((row["id"], row["hypothesis"]) for row in reversed(_table(out)))
     found = evaluate(EvaluateConfig(shards=shards, predictions=tmp_path / "theirs.tsv", out=tmp_path / "out"))
-    made_of_decoding = {"devices", "clips_per_second", "speech_seconds_per_second", "encoder_window_seconds"}
+    made_of_decoding = {"devices", "clips_per_second", "speech_seconds_per_second", "encoder_window_seconds", "weights"}
     assert result.keys() - found.keys() == made_of_decoding
     assert all(found[name] == result[name] for name in found.keys() - {"model", "settings", "seconds"})
     assert _table(tmp_path / "out") == _table(out)
@@ -270,6 +272,19 @@ def test_bad_input_is_said(small_model, shards, options, message):
     fields = {"shards": shards, "model": str(small_model[0]), **options}
     with pytest.raises(UserError, match=message):
         evaluate(EvaluateConfig(**fields), jax.devices()[:ONE_DEVICE])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperatures": (0.0, math.nan)}, "--fallback.temperatures 0.0 nan: takes finite numbers"),
+        ({"temperatures": (0.0, math.inf)}, "--fallback.temperatures 0.0 inf: takes"),
+        ({"logprob_threshold": -math.inf}, "--fallback.logprob-threshold -inf: takes"),
+    ],
+)
+def test_a_fallback_of_what_is_no_number_is_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        Fallback(**fields)
 
 
 def test_a_folder_that_is_no_run_is_said(shards, tmp_path):

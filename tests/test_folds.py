@@ -68,12 +68,15 @@ def test_the_seed_draws_other_folds_of_the_same_sizes():
 
 
 def test_wrong_folds_are_one_clear_line():
-    with pytest.raises(UserError, match=r"4 speakers do not fill 5 folds; make fewer folds, or --fold.by clip"):
+    with pytest.raises(UserError, match=r"4 speakers do not fill 5 folds; make fewer folds, or divide by clip \(--fo"):
         Fold(5, 1).for_training(Speech(SPEAKERS))
     with pytest.raises(UserError, match=r"--fold.number 3: 1 to 2"):
         Fold(2, 3)
     with pytest.raises(UserError, match=r"--fold.of 1: at least 2"):
         Fold(1)
+    for folds in (-2, 0, 1):
+        with pytest.raises(UserError, match=f"--folds {folds}: at least 2"):
+            crossval(CrossvalConfig(shards=Path("none"), out=Path("none"), folds=folds), [])
 
 
 def test_clips_of_unknown_speakers_are_speakers_of_their_own_and_none_known_is_refused():
@@ -85,7 +88,7 @@ def test_clips_of_unknown_speakers_are_speakers_of_their_own_and_none_known_is_r
     for number in (1, 2, 3, 4):
         rows = Fold(4, number).for_scoring(speech)
         assert len(set(speech.index["id"][rows].tolist())) == len(rows) // 2  # copies stay together
-    with pytest.raises(UserError, match=r"no speaker is known, so folds cannot keep them apart; --fold.by clip"):
+    with pytest.raises(UserError, match=r"cannot keep them apart; divide by clip \(--fold.by clip; --by clip of cr"):
         Fold(2, 1).for_training(Speech([""] * 10))
     assert len(Fold(2, 1, by="clip").for_training(Speech([""] * 10)))
 
@@ -123,6 +126,9 @@ def test_crossval_holds_each_speaker_out_once_and_names_the_normaliser(
     assert json.loads((tmp_path / "crossval.json").read_text()) == result
     said = table(result)
     assert said.endswith("\nNormalised: transformers BasicTextNormalizer(remove_diacritics=False).")
+    assert "\nNot the folds' scores: the fold's first 5 clips alone.\n" in said
+    assert result["lacks"] == ["the fold's first 5 clips alone"]
+    assert "Not the folds'" not in table(result | {"lacks": []})
     assert "Of 3 clips the speaker is unknown" in table(result | {"clips_of_unknown_speakers": 3})
     commands_here.clear()
     assert crossval(config, options) == result

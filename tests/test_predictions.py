@@ -57,6 +57,32 @@ def test_hypotheses_come_in_the_order_asked_from_parquet_and_tsv(path, tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("\ufeffid\thypothesis\na\tè\nb\t\n", ["è", ""]),  # a byte order mark
+        ('id\thypothesis\r\na\t"Ciao" disse\r\nb\tno\r\n', ['"Ciao" disse', "no"]),
+        ('id\thypothesis\na\t"Ciao disse\nb\tno', ['"Ciao disse', "no"]),
+        ('id\thypothesis\na\t"Ciao\nb\tdisse"\n', ['"Ciao', 'disse"']),  # two lines are two rows
+        ('id\thypothesis\na\t"Ciao"\nb\tlui "sì"\n', ['"Ciao"', 'lui "sì"']),
+        ('id\thypothesis\na\t"Ciao"\nb\t"lui ""sì"""\n', ["Ciao", 'lui "sì"']),  # csv's quotes
+        ('"id"\t"hypothesis"\n"a"\t"uno\tdue"\n"b"\t"tre\nquattro"\n', ["uno\tdue", "tre\nquattro"]),
+    ],
+)
+def test_quotes_are_csvs_where_all_of_the_file_is_written_so_and_else_what_was_heard(tmp_path, written, read):
+    (tmp_path / "some.tsv").write_text(written, encoding="utf-8", newline="")
+    assert read_predictions(tmp_path / "some.tsv", "id", "hypothesis") == {"id": ["a", "b"], "hypothesis": read}
+
+
+def test_a_parquet_file_with_damaged_pages_and_a_whole_footer_is_said(tmp_path):
+    pq.write_table(pa.table({"id": IDS, "hypothesis": HYPOTHESES}), tmp_path / "damaged.parquet")
+    content = bytearray((tmp_path / "damaged.parquet").read_bytes())
+    content[4:40] = b"\xff" * 36
+    (tmp_path / "damaged.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged.parquet is not a Parquet file, or damaged"):
+        read_predictions(tmp_path / "damaged.parquet", "id", "hypothesis")
+
+
+@pytest.mark.parametrize(
     ("ids", "said"),
     [
         ([*IDS, "d.mp3", "e.mp3"], r"no hypothesis for 2 \(d.mp3, e.mp3\) of 5 clips"),
@@ -78,6 +104,7 @@ def test_predictions_of_other_clips_are_said(path, ids, said):
         ("empty.tsv", b"", "lacks the columns id, hypothesis; there are: none"),
         ("header.tsv", b"id\ttext\n", "lacks the column hypothesis; there are: id, text"),
         ("short.tsv", b"id\thypothesis\na.mp3\n", "hypothesis of row 0 is None, not text"),
+        ("tab.tsv", b"id\thypothesis\na.mp3\tuno\tdue\n", r"1 \(a.mp3\) have more fields than the header"),
         ("twice.tsv", b"id\thypothesis\na.mp3\tuno\na.mp3\tdue\n", r"1 \(a.mp3\) stand there twice"),
     ],
 )

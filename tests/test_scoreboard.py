@@ -10,6 +10,7 @@ from data.errors import UserError
 from jax_train.presets import Preset
 from jax_train.runlog import read_rows
 from jax_train.scoreboard import ScoreboardConfig, scoreboard
+from jax_train.scores_folder import weights_of
 from jax_train.stages import score_once
 from tests.conftest import thorough
 
@@ -37,10 +38,17 @@ def test_models_and_presets_are_scored_in_folders_of_their_own_and_stand_in_the_
     text = (tmp_path / "out" / "scoreboard.md").read_text()
     for row in rows:
         assert f"| {row['name']} | {row['wer_normalised']:.2f} | {row['wer']:.2f} | {row['description']} |" in text
+        assert row["lacks"] == ["the split's first 1 clips alone"]
+    assert "\nNot the split's score: the split's first 1 clips alone.\n" in text
     assert text.endswith("Normalised: transformers BasicTextNormalizer(remove_diacritics=False).\n")
     commands_here.clear()
     assert scoreboard(config, []) == rows
     assert commands_here == ["jax_train.train"] * 2  # which find their runs done
+    found = iter([{**rows[0], "index_sha256": name} for name in "abab"])
+    monkeypatch.setattr("jax_train.scoreboard._score", lambda *_, **__: next(found))
+    with pytest.raises(UserError, match="the test set became another meanwhile; run the same command again"):
+        scoreboard(config, [])
+    assert (tmp_path / "out" / "scoreboard.md").read_text() == text
 
 
 @thorough
@@ -82,6 +90,36 @@ def test_scores_are_made_anew_for_other_settings_alone(tmp_path: Path, monkeypat
     for limit in (3, 3, 2):
         assert score_once("a", {"limit": limit, "out": tmp_path}, "--batch-size", 1)["settings"]["limit"] == limit
     assert made == [("--limit", limit, "--out", tmp_path, "--batch-size", 1) for limit in (3, 2)]
+
+
+def test_scores_of_other_clips_or_of_another_model_at_the_same_path_are_made_anew(tmp_path: Path, monkeypatch):
+    """By what manifest, model folder and summary are now; only the last set of settings is of a run."""
+    made, manifest, model = [], tmp_path / "shards" / "test" / "manifest.json", tmp_path / "model"
+    for folder in (manifest.parent, model, tmp_path / "run"):
+        folder.mkdir(parents=True)
+
+    def evaluated(_title: str, _module: str, *words: object):
+        settings = dict(zip((str(word)[2:] for word in words[::2]), map(str, words[1::2]), strict=True))
+        facts = {"data": json.loads(manifest.read_text()), "weights": weights_of(model), "settings": settings}
+        Path(settings["out"], "scores.json").write_text(json.dumps(facts))
+        made.append("run" if "run" in settings else "model")
+
+    def changes(path: Path, text: str, *whose: dict[str, object]):
+        path.write_text(text)
+        for settings in whose * 2:
+            score_once("a", settings | {"shards": tmp_path / "shards", "split": "test"})
+
+    monkeypatch.setattr("jax_train.stages.stage", evaluated)
+    of_model, of_run = {"model": model, "out": model}, {"run": tmp_path / "run", "out": tmp_path / "run"}
+    weights = model / "model.safetensors"
+    changes(manifest, '{"index_sha256": "one"}', of_model)
+    changes(manifest, '{"index_sha256": "two"}', of_model)
+    changes(weights, "other weights", of_model)
+    assert made == ["model"] * 3
+    changes(manifest, '{"index_sha256": "two"}', of_run)
+    changes(weights, "more other weights", of_run)  # none of the run's
+    changes(manifest, '{"index_sha256": "three"}', of_run)
+    assert made[3:] == ["run"] * 2
 
 
 def test_an_unknown_preset_is_said_before_anything_runs(tmp_path: Path):
