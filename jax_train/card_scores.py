@@ -4,7 +4,6 @@ Decision: the card's table shows all of them, but the hub's `model-index` gets a
 thinned windows nor one of some of the clips, nor one that does not say of which corpus it is, as in earlier versions.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from data.errors import UserError
 from jax_train.conditions import decoding, lacks
 from jax_train.corpus import corpus_name, dataset_fields
+from jax_train.export_folder import read_object
 
 RATES = {
     "wer": "WER, as written",
@@ -21,13 +22,28 @@ RATES = {
     "cer": "CER, as written",
     "cer_normalised": "CER, normalised",
 }
+NEEDED = ("model", "split", *RATES, "normaliser", "clips", "speech_seconds", "settings")
 USUAL = decoding({})
 
 
 def scores_of(run: Path, step: int) -> list[dict[str, Any]]:
-    """Each scores.json of the run that is of this step, by its folder's name."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob("evaluate-*/scores.json"))]
-    return [scores for scores in found if scores["model"].endswith(f" step {step}") and _finite(scores)]
+    """Each scores.json of the run that is of this step, by its folder's name.
+
+    Raises `UserError` for one that cannot be read.
+    """
+    found = (_scores(path, step) for path in sorted(run.glob("evaluate-*/scores.json")))
+    return [scores for scores in found if scores and _finite(scores)]
+
+
+def _scores(path: Path, step: int) -> dict[str, Any]:
+    """The scores in a file, if they are of this step."""
+    again = "evaluate again, or move it away"
+    scores = read_object(path, again)
+    if not str(scores.get("model", f" step {step}")).endswith(f" step {step}"):
+        return {}
+    if missing := [name for name in NEEDED if name not in scores]:
+        raise UserError(f"{path}: lacks {', '.join(missing)}; {again}")
+    return scores
 
 
 def _finite(scores: Mapping[str, Any]) -> bool:

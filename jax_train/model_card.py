@@ -2,23 +2,30 @@
 
 Decision: a score is in the card only if `evaluate` wrote it for the very step that is exported. Nothing in it tells
 where things lay on the machine. It names the folder until it is published; then `renamed` puts the repository's name in
-its place, so that what is shown works for whoever reads it there.
+its place, so that what is shown works for whoever reads it there. The licence, which people state, outlives an export.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from data.errors import UserError
 from jax_train.card_scores import eval_results, score_table, scores_of
+from jax_train.checkpoints import run_model_folder
+from jax_train.config import WhisperConfig, learning_rate_for
 from jax_train.corpus import corpus_name
-from jax_train.run_folder import DATA, MAY_CHANGE, SETTINGS
+from jax_train.export_folder import read_object
+from jax_train.run_folder import DATA, MAY_CHANGE
+from jax_train.run_settings import SETTINGS, read_settings
 
 FILE = "README.md"
+LICENCE = ("license", "license_name", "license_link")
 LIBRARIES = {"huggingface": "transformers", "ctranslate2": "ctranslate2", "ggml": "whisper.cpp"}
 USES = {
     "huggingface": """```python
@@ -52,26 +59,59 @@ hf download {name} --local-dir {folder}
 """
 
 
-def model_card(run: Path, record: Mapping[str, Any], name: str) -> str:
-    """The card of the export `name`; `record` is its export.json."""
-    settings, manifest, measured = _read(run / SETTINGS), _read(run / DATA), scores_of(run, record["step"])
+class Sources(NamedTuple):
+    """What a card is made of, besides the export's own record."""
+
+    settings: dict[str, Any]
+    """The run's, with what was used where it took the default."""
+    manifest: dict[str, Any]
+    """Of the shards it was trained on."""
+    measured: list[dict[str, Any]]
+    """The scores of the exported step."""
+
+
+def sources(run: Path, step: int) -> Sources:
+    """What the run's files say of `step`. Raises `UserError` for a file that is missing or cannot be read."""
+    settings = read_settings(run)
+    if not settings:
+        raise UserError(f"{run / SETTINGS}: not there; put the run's own back, or give another RUN")
+    manifest = read_object(run / DATA, "the model card needs it; export a run that this version trained")
+    return Sources(_used(settings, run, step), manifest, scores_of(run, step))
+
+
+def _used(settings: dict[str, Any], run: Path, step: int) -> dict[str, Any]:
+    """The settings with the learning rate and the number of steps that a 0 stood for."""
+    used = dict(settings)
+    if settings.get("learning_rate") == 0:
+        architecture = WhisperConfig.from_folder(run_model_folder(run))
+        used["learning_rate"] = learning_rate_for(architecture, settings["optimizer"])
+    if settings.get("steps") == 0:
+        used["steps"] = step
+    return used
+
+
+def model_card(run: Path, record: Mapping[str, Any], name: str, licence: Mapping[str, Any] | None = None) -> str:
+    """The card of the export `name`; `record` is its export.json, `licence` what an earlier card said of it."""
+    settings, manifest, measured = sources(run, record["step"])
     form, language = record["format"], settings["language"]
     stored_as_trained = (form, record["dtype"]) == ("huggingface", "float32")
     parts = {
         f"# {name}": _what(settings, record["step"]),
         "## How to use it": how_to_use(form, language, name),
         "## Scores": score_table(measured, "" if stored_as_trained else f"{form}, {record['dtype']}"),
-        "## Data": _data(manifest),
+        "## Data": _data(manifest, settings.get("fold") or {}),
         "## Training": _settings_table(settings),
         "## What was checked": _checks(record),
     }
     body = "\n\n".join(f"{title}\n\n{text}" for title, text in parts.items())
-    metadata = card_data(name, settings, measured, form)
+    metadata = card_data(name, settings, measured, form, licence or {})
     return f"---\n{metadata.to_yaml(line_break=None)}\n---\n\n{body}\n"
 
 
-def card_data(name: str, settings: Mapping[str, Any], measured: list[dict[str, Any]], form: str) -> ModelCardData:
-    """What the hub reads: language, library, base model, and the scores as `model-index`."""
+def card_data(
+    name: str, settings: Mapping[str, Any], measured: list[dict[str, Any]], form: str, licence: Mapping[str, Any]
+) -> ModelCardData:
+    """What the hub reads: language, licence, library, base model, and the scores as `model-index`."""
     results = eval_results(measured)
     return ModelCardData(
         language=settings["language"],
@@ -82,7 +122,18 @@ def card_data(name: str, settings: Mapping[str, Any], measured: list[dict[str, A
         metrics=["wer", "cer"],
         model_name=name,
         eval_results=results or None,
+        **licence,
     )
+
+
+def licence_of(card: Path) -> dict[str, Any]:
+    """What the metadata of a card says of the licence; nothing where there is no card.
+
+    Raises `UserError` for metadata that cannot be read.
+    """
+    text = card.read_text(encoding="utf-8-sig") if card.is_file() else ""
+    found = _metadata(text, yaml.safe_load)[1]
+    return {name: found[name] for name in LICENCE if name in found} if isinstance(found, dict) else {}
 
 
 def how_to_use(form: str, language: str, name: str) -> str:
@@ -93,13 +144,46 @@ def how_to_use(form: str, language: str, name: str) -> str:
 
 
 def renamed(card: str, record: Mapping[str, Any], old: str, repository: str) -> str:
-    """The `card` of the export `old` as that of a repository of the hub; what people changed in it stays."""
+    """The `card` of the export `old` as that of a repository of the hub; what people changed in it stays.
+
+    Raises `UserError` for metadata that cannot be read.
+    """
     language = record.get("language", "")
     before, after = (how_to_use(record["format"], language, name) for name in (old, repository))
     card = card.replace(before, after)
     card = re.sub(rf"^# {re.escape(old)}$", lambda _: f"# {repository}", card, count=1, flags=re.MULTILINE)
-    index = rf"^(model-index:\n- name: )['\"]?{re.escape(old)}['\"]?$"
-    return re.sub(index, lambda found: found[1] + repository, card, count=1, flags=re.MULTILINE)
+    for place in reversed(_names(card, old)):
+        card = card[: place.start] + repository + card[place.stop :]
+    return card
+
+
+def _names(card: str, old: str) -> list[slice]:
+    """Where the metadata call the model `old`: in `model-index`, or as `model_name` where there are no scores."""
+    begin, root = _metadata(card, lambda text: yaml.compose(text, yaml.SafeLoader))
+    found = []
+    for key, value in _pairs(root):
+        models = value.value if isinstance(value, yaml.SequenceNode) and key == "model-index" else []
+        found += [name for model in models for at, name in _pairs(model) if at == "name"]
+        found += [value] if key == "model_name" else []
+    own = [name for name in found if name.value == old]
+    return [slice(begin + name.start_mark.index, begin + name.end_mark.index) for name in own]
+
+
+def _pairs(node: Any) -> list[tuple[Any, Any]]:
+    """Key and node of each value, of a YAML mapping."""
+    return [(key.value, value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else []
+
+
+def _metadata(card: str, parsed: Callable[[str], Any]) -> tuple[int, Any]:
+    """Where a card's metadata begin, and what they are when `parsed`; None of a card without them."""
+    block = REGEX_YAML_BLOCK.search(card)
+    if block is None:
+        return 0, None
+    try:
+        return block.start(2), parsed(block[2])
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{FILE}: the model card's metadata, between its --- lines, are no YAML ({said})") from error
 
 
 def base_model(settings: Mapping[str, Any]) -> str | None:
@@ -119,7 +203,7 @@ def _what(settings: Mapping[str, Any], step: int) -> str:
     return f"Whisper, fine-tuned for `{settings['language']}` from {base}, {steps}."
 
 
-def _data(manifest: Mapping[str, Any]) -> str:
+def _data(manifest: Mapping[str, Any], fold: Mapping[str, Any]) -> str:
     recipe, copies = manifest["recipe"], manifest["copies"]
     told = "; ".join(f"{key} {json.dumps(value)}" for key, value in recipe.items() if key != "name" and value)
     clips = f"{manifest['records'] // (1 + copies)} clips"
@@ -136,6 +220,11 @@ def _data(manifest: Mapping[str, Any]) -> str:
     if copies:
         lines.insert(2, f"- augmented copies: {copies} of each clip; with them {with_copies}")
         lines.append(f"- augmentation recipe `{recipe['name']}`{f': {told}' if told else ''}")
+    if fold.get("of"):
+        lines.append(
+            f"- fold {fold['number']} of {fold['of']} (by {fold['by']}, drawn with seed {fold['seed']}) was left out of"
+            " training; the clips and hours above are the whole split's"
+        )
     return "\n".join(lines)
 
 
@@ -166,10 +255,3 @@ def _checks(record: Mapping[str, Any]) -> str:
             f" {other['token_error_rate']:.1%} of the tokens differ"
         )
     return "\n".join(lines)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: not there, and the model card needs it; export a run that this version trained")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

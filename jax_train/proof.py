@@ -22,16 +22,17 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float32, Int
 from rapidfuzz.distance import Levenshtein
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer
 
 from data.errors import UserError
 from data.log_mel import SAMPLE_RATE, WINDOW_SECONDS, log_mel, pad_to_window, restore
 from data.records import Shards
+from data.tokens import load_tokenizer
 from jax_train.decode import BatchDecoder
 from jax_train.decoding_rules import DecodingRules
 from jax_train.evaluation import chosen_rows
+from jax_train.export_folder import no_room, save_tensors
 from jax_train.model import Params, Whisper, functional
+from jax_train.run_settings import read_settings
 
 NEW_TOKENS = 128  # of a transcript that are compared: some forty seconds of Italian; a looping model loops no longer
 LOGIT_TOKENS = 32
@@ -61,13 +62,13 @@ class Proof:
 
     def save(self, path: Path) -> None:
         """Write the tensors where PyTorch reads them."""
-        save_file(self.tensors, path)
+        save_tensors(self.tensors, path)
 
     def save_clips(self, path: Path) -> None:
         """Write what other runtimes are given: the clips' `input_features` (C, M, F) and the `prompt` (P,)."""
         clips = len(self.tensors["transcripts"])
         features_CMF = np.ascontiguousarray(self.tensors["input_features"][-clips:])
-        save_file({"input_features": features_CMF, "prompt": np.asarray(self.rules.prompt, np.int32)}, path)
+        save_tensors({"input_features": features_CMF, "prompt": np.asarray(self.rules.prompt, np.int32)}, path)
 
 
 def until(tokens: Sequence[int], end: int) -> list[int]:
@@ -81,7 +82,7 @@ def real_windows(run: Path, shards: Path | None, clips: int, n_mels: int) -> Flo
 
     `shards`: where they are now, if no longer where the run read them.
     """
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    settings = read_settings(run)
     place, split = shards or Path(settings["shards"]), settings.get("eval_split") or settings["split"]
     try:
         found = Shards.open(place, split)
@@ -111,6 +112,17 @@ def noise_windows(n_mels: int) -> Float32[np.ndarray, "B F M"]:
     return np.stack(windows)
 
 
+def check_numbers(model: Whisper) -> None:
+    """Raises `UserError` for a weight that is none."""
+    for values in functional(model)[:2]:
+        for name, value in values.items():
+            if bool(jnp.isnan(value).any()):
+                raise UserError(
+                    f"{name} has a weight that is NaN, no number: the training went astray; export an earlier"
+                    " checkpoint with --step, or train anew with a lower learning rate"
+                )
+
+
 def rounded(model: Whisper, dtype: DTypeLike) -> Whisper:
     """The model with its weights rounded to `dtype`, and computing in float32 as before.
 
@@ -131,8 +143,9 @@ def rounded(model: Whisper, dtype: DTypeLike) -> Whisper:
 def prove(trained: Whisper, dtype: str, clips_CFM: np.ndarray, rules: DecodingRules) -> Proof:
     """The reference of the model `trained` as an export in `dtype` holds it.
 
-    Raises `UserError` where rounding to `dtype` changes more than it may.
+    Raises `UserError` for a weight that is no number, or where rounding to `dtype` changes more than it may.
     """
+    check_numbers(trained)
     stored = trained if dtype == "float32" else rounded(trained, dtype)
     log_mel_BFM = np.concatenate([noise_windows(trained.config.num_mel_bins), clips_CFM])
     with jax.default_matmul_precision("highest"):
@@ -167,11 +180,16 @@ def _check_rounding(before_BLV: np.ndarray, after_BLV: np.ndarray, dtype: str) -
 
 
 def ask(module: str, *arguments: object) -> dict[str, Any]:
-    """What another runtime, in a process of its own, prints as its last line: JSON. Raises `UserError` if it fails."""
+    """What another runtime, in a process of its own, prints as its last line: JSON.
+
+    Raises `UserError` if it fails, and `OSError` where that is for a full disk.
+    """
     words = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"{module} ended with {done.returncode}"]
+        if full := no_room(lines[-1]):
+            raise full
         raise UserError(f"export refused: {lines[-1].removeprefix('error: ')}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
@@ -199,7 +217,7 @@ def compare_transcripts(
 
 def written_by(folder: Path) -> Callable[[list[int]], str]:
     """What turns tokens into text by the folder's tokenizer."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(str(folder))
     return lambda tokens: tokenizer.decode(tokens).strip()
 
 

@@ -12,23 +12,27 @@ packages.txt is empty: Spaces hand its words to `apt-get install`, comments too,
 """
 
 import json
+import re
 import shutil
 import string
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
 import tyro
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub import HfApi, SpaceCardData, metadata_load
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_token, validate_repo_id
 
 from serving import space_monitor
 from serving.errors import command
 from serving.model_folder import FEATURES, GENERATION, TOKENIZER, check_folder
-from serving.space_files import PYTHON, SERVING, SpaceError, copy_files, installed, requirements
+from serving.space_files import PYTHON, SERVING, SpaceError, copy_files, forget_machine, installed, requirements
 from serving.space_model import FILES, FOLDER, SETTINGS, HubModelError, reason
 
 NOT_SERVED = {
@@ -48,6 +52,8 @@ NOT_SERVED = {
 }
 """Files of this package that are not in a Space's `serving`; some are at its top."""
 LARGE_FILES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+AGAIN = "run the same command again: what has arrived is not sent twice"
+LONGEST = 300  # of what the hub says
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ def _fill(space: Path, config: SpaceConfig) -> None:
     shutil.copyfile(SERVING / "space_app.py", space / "app.py")
     if local:
         copy_files(folder, space / FOLDER, lambda path: path.name == "README.md" or is_model_file(path.name))
+        forget_machine(space / FOLDER, folder)
     texts = {
         "README.md": readme(config, name, files),
         "requirements.txt": requirements(config.hardware),
@@ -131,7 +138,7 @@ def hub_files(name: str) -> list[str]:
         files = [file for file in HfApi().list_repo_files(name) if is_model_file(file)]
     except HFValidationError as error:
         raise HubModelError(f"{name}: neither a folder here nor a model's name on the hub; try `make demo`") from error
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:  # what answers may not be the hub
         raise HubModelError(f"{name}: no folder here, and of a model of that name {reason(error)}") from error
     absent = [file for file in ("config.json", TOKENIZER, GENERATION, FEATURES) if file not in files]
     if not any(file.endswith(".safetensors") for file in files):
@@ -169,29 +176,35 @@ def readme(config: SpaceConfig, name: str, files: list[str]) -> str:
 
 
 def based_on(folder: Path) -> list[str] | None:
-    """The hub models that a folder's own card says it was made from."""
-    if not (folder / "README.md").is_file():
+    """The hub models that a folder's own card says it was made from. Raises `SpaceError` for a card that is none."""
+    card = folder / "README.md"
+    if not card.is_file():
         return None
-    base = (metadata_load(folder / "README.md") or {}).get("base_model")
+    try:
+        base = (metadata_load(card) or {}).get("base_model")
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpaceError(f"{card}: the metadata, between its --- lines, cannot be read ({_line(error)})") from error
     names = [base] if isinstance(base, str) else base or []
     return [name for name in names if name.count("/") == 1] or None
 
 
 def write_token() -> str:
-    """The hub's token of whoever runs this. Raises `SpaceError` where there is none."""
+    """The hub's token of whoever runs this. Raises `SpaceError` where there is none, or what is there cannot be one."""
     token: str | None = get_token()
     if token is None:
         raise SpaceError(
             "no token for the Hugging Face hub: make one that may write at https://huggingface.co/settings/tokens"
             " and set HF_TOKEN, or run `hf auth login`"
         )
+    if not re.fullmatch("[!-~]+", token):
+        raise SpaceError("HF_TOKEN, or what `hf auth login` kept: has signs that no token has; copy the token again")
     return token
 
 
 def push(folder: Path, repo: str, private: bool, token: str) -> str:
     """Puts the Space on the hub in one commit; its address. Raises `SpaceError` with the hub's reason."""
     api = HfApi(token=token)
-    try:
+    with asking_hub(repo, api.endpoint):
         made = api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
         api.upload_folder(
             repo_id=made.repo_id,
@@ -200,13 +213,37 @@ def push(folder: Path, repo: str, private: bool, token: str) -> str:
             commit_message="The page, by Sussurro",
             delete_patterns=["serving/*", f"{FOLDER}/*", f"{space_monitor.FOLDER}/*"],
         )
-    except HFValidationError as error:
-        raise SpaceError(f"--repo {repo}: {error}") from error
-    except HfHubHTTPError as error:
-        raise SpaceError(f"{repo}: the hub refuses ({str(error).strip().splitlines()[0]})") from error
-    except HTTPError as error:
-        raise SpaceError(f"{api.endpoint}: cannot be reached ({error}); try again") from error
     return str(made)
+
+
+@contextmanager
+def asking_hub(repo: str, endpoint: str) -> Iterator[None]:
+    """Whatever goes wrong at the hub, or on the way to it, in the block raises a `SpaceError` of one line.
+
+    `jax_train.publish` has the same, on purpose: neither package imports the other.
+    """
+    try:
+        yield
+    except HFValidationError as error:
+        raise SpaceError(f"--repo {repo}: {_line(error)}") from error
+    except OfflineModeIsEnabled as error:
+        raise SpaceError(f"{repo}: HF_HUB_OFFLINE is set, so the hub is not asked; unset it") from error
+    except HfHubHTTPError as error:
+        raise SpaceError(f"{repo}: the hub refuses ({_line(error)})") from error
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        raise SpaceError(f"{endpoint}: cannot be reached ({_line(error)}); {AGAIN}") from error
+    except json.JSONDecodeError as error:
+        said = "what answers there is not the hub, but perhaps a network's page to sign in on"
+        raise SpaceError(f"{endpoint}: {said}; see to that and run the same command again") from error
+    except (ValueError, RuntimeError) as error:  # the client's own: a file did not arrive, or the card is refused
+        cause = f" {_line(error.__cause__)}" if isinstance(error, RuntimeError) and error.__cause__ else ""
+        raise SpaceError(f"{repo}: nothing is published ({_line(error)}{cause}); mend that, or {AGAIN}") from error
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line of at most `LONGEST` signs."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= LONGEST else said[: LONGEST - 1] + "…"
 
 
 @command

@@ -1,5 +1,6 @@
 """What every Space's folder is made of: copies of files, and requirements of the versions installed here."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,12 @@ from serving.errors import UserError
 
 SERVING = Path(__file__).resolve().parent
 PYTHON = "3.12"  # ZeroGPU has 3.10 and 3.12, this code needs 3.11
+OF_THIS_MACHINE = {
+    "export.json": ("run",),
+    "config.json": ("_name_or_path",),
+    "tokenizer_config.json": ("name_or_path", "special_tokens_map_file", "tokenizer_file"),
+}
+"""Settings of a model's files that say where something lay on the machine that wrote them."""
 ZEROGPU_TORCH = "torch>=2.8,<2.12"
 
 
@@ -24,6 +31,20 @@ def copy_files(source: Path, target: Path, wanted: Callable[[Path], bool]) -> No
         if path.is_file() and wanted(path) and not any(part.startswith((".", "__pycache__")) for part in inside.parts):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / inside)
+
+
+def forget_machine(copied: Path, source: Path) -> None:
+    """Takes what is of this machine out of the copy of a model. Raises `SpaceError` for a file of `source` not JSON."""
+    for file, names in OF_THIS_MACHINE.items():
+        if not (copied / file).is_file():
+            continue
+        try:
+            found = json.loads((copied / file).read_text(encoding="utf-8"))
+            kept = {name: value for name, value in found.items() if name not in names}
+        except (ValueError, AttributeError) as error:
+            raise SpaceError(f"{source / file}: is no JSON object ({error}); export the model again") from error
+        if kept != found:
+            (copied / file).write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def requirements(hardware: str, only: tuple[str, ...] = ()) -> str:

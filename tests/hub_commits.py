@@ -1,10 +1,39 @@
-"""As much of the Hugging Face hub as a commit asks for; the token it wants is hf_right."""
+"""As much of the Hugging Face hub as a commit asks for; the token it wants is hf_right. And what may go wrong there."""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+import pytest
+
+
+class Fault(NamedTuple):
+    """What is answered to a path with `part` in it, and what a command says then."""
+
+    part: str
+    status: int
+    answer: object
+    said: str
+
+
+NO_STORAGE = {"objects": [{"oid": "1", "size": 1, "error": {"code": 422, "message": "You need more storage"}}]}
+NO_LICENCE = {"errors": [{"message": '"license" must be one of [mit, …]'}], "warnings": []}
+FAULTS = (
+    Fault(
+        "/store/",
+        403,
+        {"error": "expired"},
+        r"nothing is published \(Error while uploading .*safetensors.* 403 .*again",
+    ),
+    Fault(
+        "/objects/batch", 200, NO_STORAGE, r"nothing is published \(LFS batch API returned errors.* more storage.*again"
+    ),
+    Fault("/validate-yaml", 400, NO_LICENCE, r'nothing is published \(Invalid metadata .*"license" must be one of'),
+    Fault("/repos/create", 200, b"<html>", "is not the hub, but perhaps a network's page to sign in on"),
+)
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -12,6 +41,7 @@ class _Hub(BaseHTTPRequestHandler):
 
     asked: list[tuple[str, str, str, bytes]]
     files: tuple[str, ...]
+    fault: Fault | None = None
 
     def log_message(self, *_):
         """Nothing."""
@@ -20,6 +50,8 @@ class _Hub(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.asked.append((self.command, self.path.split("?")[0], self.headers.get("Authorization", ""), body))
         here = f"http://{self.headers['Host']}"
+        if self.fault and self.fault.part in self.path:
+            return self.answer(self.fault.answer, self.fault.status)
         if self.path.endswith("/agent-harnesses"):  # the client's own, of no concern here
             return self.answer({})
         if self.headers.get("Authorization") != "Bearer hf_right" and self.command != "PUT":
@@ -50,7 +82,7 @@ class _Hub(BaseHTTPRequestHandler):
     do_PUT = do_GET = do_POST
 
     def answer(self, content, status=200):
-        text = json.dumps(content).encode()
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
@@ -59,10 +91,11 @@ class _Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def commit_hub(*files: str) -> Iterator[tuple[str, list[tuple[str, str, str, bytes]]]]:
+def commit_hub(*files: str, fault: Fault | None = None) -> Iterator[tuple[str, list[tuple[str, str, str, bytes]]]]:
     """Address of a hub, whose repository has these files, and what it was asked: method, path, token, body."""
     asked: list[tuple[str, str, str, bytes]] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (_Hub,), {"asked": asked, "files": files}))
+    handler = type("OneHub", (_Hub,), {"asked": asked, "files": files, "fault": fault})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -71,3 +104,10 @@ def commit_hub(*files: str) -> Iterator[tuple[str, list[tuple[str, str, str, byt
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def ask_here(monkeypatch: pytest.MonkeyPatch, endpoint: str, offline: bool = False) -> None:
+    """Have the client in this process, which has read the environment, ask the hub at `endpoint`."""
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    for name, value in {"ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": offline}.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)

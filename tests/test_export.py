@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import metadata_load
 from safetensors.numpy import load_file, save_file
 from transformers import AutoProcessor, WhisperForConditionalGeneration, WhisperProcessor, pipeline
 
@@ -125,9 +126,12 @@ def test_adapters_are_merged_and_stored_in_float16(small_model_dir, small_shards
 def test_an_earlier_export_is_replaced_and_a_foreign_folder_is_not(run, exported, tmp_path):
     again = tmp_path / "model"
     shutil.copytree(exported[0], again)
+    card = again / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("---\n", "---\nlicense: mit\n", 1), encoding="utf-8")
     record = export(ExportConfig(run, again, dtype="bfloat16", clips=2))
     assert json.loads((again / "export.json").read_text()) == record
     assert record["transcripts"]["clips"] == 2
+    assert metadata_load(card)["license"] == "mit"
     assert (again / "model.safetensors").stat().st_size < 0.6 * (exported[0] / "model.safetensors").stat().st_size
     model = WhisperForConditionalGeneration.from_pretrained(again)
     assert model.dtype == torch.bfloat16

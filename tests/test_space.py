@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from huggingface_hub import ModelCard, SpaceHardware, metadata_load
 
 from serving.errors import UserError
-from serving.space import SpaceConfig, write_space
-from tests.hub_commits import commit_hub
+from serving.space import SpaceConfig, push, write_space, write_token
+from tests.hub_commits import FAULTS, Fault, ask_here, commit_hub
 from tests.hub_server import hub_server
 from tests.page_process import REPOSITORY
 
@@ -83,6 +84,27 @@ def test_a_space_holds_the_model_and_nothing_of_this_machine(spaces: dict[str, P
         assert path.is_dir() or str(small_model_dir).encode() not in path.read_bytes(), path
     assert ".safetensors filter=lfs" in (space / ".gitattributes").read_text()
     assert not list(space.rglob("__pycache__"))
+
+
+def test_paths_in_an_export_stay_here_and_its_broken_files_are_said(small_model_dir: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(small_model_dir, tmp_path / "base-it")
+    paths = {
+        "export.json": {"run": "/home/anna/runs/1"},
+        "tokenizer_config.json": {"name_or_path": "/home/anna/m", "special_tokens_map_file": "/home/anna/.cache/s"},
+    }
+    for name, fields in paths.items():
+        (model / name).write_text(json.dumps({"kept": "è"} | fields))
+    space = write_space(SpaceConfig(str(model), tmp_path / "space"))
+    assert [json.loads((space / "model" / name).read_text()) for name in paths] == [{"kept": "è"}] * 2
+    for name, broken, said in (
+        ("README.md", "---\nbase_model: [\n---\n", r"README\.md: the metadata, between its --- lines, cannot be read"),
+        ("export.json", "[]", r"base-it/export\.json: is no JSON object .*export the model again"),
+    ):
+        (model / name).write_text(broken)
+        with pytest.raises(UserError, match=said):
+            write_space(SpaceConfig(str(model), tmp_path / "other"))
+        (model / name).unlink()
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_exports_card_says_which_model_it_was_made_from(small_model_dir: Path, tmp_path: Path) -> None:
@@ -177,6 +199,29 @@ def test_a_space_is_pushed_in_one_commit_that_takes_old_code_away(small_model_di
     assert refused.stderr.startswith("error: anna/base-it: the hub refuses")
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # the client's own way to its HTTP library
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.part)
+def test_what_fails_at_the_hub_is_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: none\n---\n")
+    (tmp_path / "model.safetensors").write_bytes(bytes(2048))
+    with commit_hub(fault=fault) as (endpoint, asked):
+        ask_here(monkeypatch, endpoint)
+        with pytest.raises(UserError, match=f"^[^\n]*{fault.said}[^\n]*$"):
+            push(tmp_path, "anna/base-it", False, write_token())
+    assert not [path for _, path, *_ in asked if "/commit/" in path]
+
+
+def test_neither_an_offline_hub_nor_what_is_no_token_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_here(monkeypatch, "http://127.0.0.1:9", offline=True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set, so the hub is not asked; unset it"):
+        push(tmp_path, "anna/base-it", False, write_token())
+    monkeypatch.setenv("HF_TOKEN", "hf_perché")
+    with pytest.raises(UserError, match="has signs that no token has; copy the token again"):
+        write_token()
+
+
 def test_without_a_token_nothing_is_written_or_pushed(small_model_dir: Path, tmp_path: Path) -> None:
     with commit_hub() as (endpoint, asked):
         done = command(endpoint, tmp_path, "--model", str(small_model_dir), "--repo", "anna/base-it")
@@ -203,5 +248,5 @@ def test_the_newest_exported_model_is_taken_and_without_any_the_way_to_one_is_to
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model.safetensors").touch()
         os.utime(tmp_path / folder / "model.safetensors", (1e9 + age, 1e9 + age))
-    assert "--model models/newest" in make(tmp_path, "-n", target).stdout
-    assert "--model demo/model" in make(tmp_path, "-n", target, "MODEL=demo/model").stdout
+    assert "--model 'models/newest'" in make(tmp_path, "-n", target).stdout
+    assert "--model 'demo/model'" in make(tmp_path, "-n", target, "MODEL=demo/model").stdout
