@@ -24,7 +24,8 @@ from upath import UPath
 from benchmarks.result import result_line
 from data.errors import command
 from data.log_mel import N_FRAMES
-from data.records import FORMAT_VERSION, MANIFEST, Record, Shards, ShardWriter, write_index
+from data.records import Record, Shards, ShardWriter
+from data.set_files import FORMAT_VERSION, MANIFEST, write_index
 from jax_train.batches import Windows, batches, plan_run
 from jax_train.config import TrainConfig
 from jax_train.windows import Prompt, plan_epoch

@@ -16,7 +16,8 @@ import numpy as np
 from daily.store import Store
 from data.errors import UserError
 from data.plan import differences
-from data.records import MANIFEST, Shards, ShardWriter, write_index
+from data.records import Shards, ShardWriter
+from data.set_files import MANIFEST, write_index
 from data.storage import read_json, writing_to
 
 SAME = ("format_version", "language", "tokenizer_sha256", "features")

@@ -28,7 +28,7 @@ from daily.registry import MODEL, Registry, Version, open_registry
 from daily.replay import mix
 from daily.store import FIXED, GUARD, TEST, Store, open_store, parse_day
 from data.errors import UserError, command
-from data.records import MANIFEST
+from data.set_files import MANIFEST
 from data.storage import read_json, write_text
 
 DECISION, START = "decision.json", "start.json"

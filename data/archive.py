@@ -23,6 +23,7 @@ from upath import UPath
 from data.archive_reader import SPACING, open_archive, open_reader, size_of
 from data.clips import NO_SUCH_FILE, Clip, ClipError, CorpusError, Split
 from data.common_voice import CLIPS, DURATIONS, parse_durations, parse_tsv
+from data.storage import open_folder, writing_to
 
 GZIP = b"\x1f\x8b"
 BLOCK = 1 << 20
@@ -88,17 +89,22 @@ def list_files(path: UPath, archive_bytes: int, cache_folder: str | None) -> tup
 
     Both come from the cache if the archive was listed before and has not changed since.
     """
-    folder = UPath(cache_folder) if cache_folder else UPath(_user_cache())
+    folder = open_folder(cache_folder or str(_user_cache()))
     changed = path.stat().st_mtime
     key = hashlib.sha256(f"{path.absolute()}\t{archive_bytes}\t{changed}".encode()).hexdigest()[:12]
     index, listing = folder / f"{path.name}-{key}.gzidx", folder / f"{path.name}-{key}.files.json"
-    if not listing.is_file():
+    with writing_to(folder):  # what the cache refuses is not the archive's fault
+        listed = listing.is_file()
+    if not listed:
         points, files = _scan(str(path), archive_bytes)
-        folder.mkdir(parents=True, exist_ok=True)
-        if points:
-            _write(index, points)
-        _write(listing, json.dumps({"compressed": bool(points), "files": files}).encode())  # last: it says all is there
-    content = json.loads(listing.read_bytes())
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if points:
+                _write(index, points)
+            said = {"compressed": bool(points), "files": files}
+            _write(listing, json.dumps(said).encode())  # last: it says all is there
+    with writing_to(folder):
+        content = json.loads(listing.read_bytes())
     return str(index) if content["compressed"] else "", {name: tuple(at) for name, at in content["files"].items()}
 
 

@@ -35,6 +35,8 @@ from data.effects import (
 )
 from data.errors import UserError
 
+NO_COPIES = "none"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -44,7 +46,14 @@ class Recipe:
     transforms: tuple[Transform, ...] = ()
 
     def __post_init__(self) -> None:
-        for transform in self.transforms:
+        given = self.transforms
+        if not isinstance(given, list | tuple) or not all(isinstance(one, Transform) for one in given):
+            kind = type(given).__name__
+            comma = f"; for a single one write ({kind}(…),)" if isinstance(given, Transform) else f", it is {given!r}"
+            raise UserError(f"recipe {self.name}: transforms takes a tuple of transforms{comma}")
+        if self.name == NO_COPIES and given:
+            raise UserError(f"a recipe called {NO_COPIES} makes no copies: give yours another name")
+        for transform in given:
             if not transform.ranges:
                 kind = type(transform).__name__
                 raise UserError(f"recipe {self.name}: {kind} has no Uniform field, so the index could not tell of it")
@@ -68,7 +77,7 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("none"),
+        Recipe(NO_COPIES),
         # What the field found to work: speed (Ko et al. 2015), rooms and noise (Ko et al. 2017), and now and then a
         # telephone. The order is the sound's way: voice, room, microphone, line, listener.
         Recipe(
@@ -99,7 +108,7 @@ def find_recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     module, colon, attribute = name.partition(":")
-    if not colon:
+    if not colon or module.startswith("."):
         raise UserError(f"no recipe {name!r}; there are: {', '.join(sorted(RECIPES))}; your own is module:NAME")
     try:
         recipe = getattr(importlib.import_module(module), attribute)

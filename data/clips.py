@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +64,17 @@ class AudioFile:
         if not stat.S_ISREG(mode):
             raise ClipError(CANNOT_BE_READ, f"{self.path} is not a file")
         return Path(self.path)
+
+
+def find_inside(path: str, folders: Iterable[str]) -> AudioFile:
+    """The file `path`, which lies in one of `folders`, links followed; `ClipError` for any other."""
+    parent, _, name = path.rpartition("/")
+    if "\0" not in path:
+        parent = os.path.realpath(parent + "/")
+        for root in map(os.path.realpath, folders):
+            if is_inside(parent + "/", root):
+                return AudioFile(f"{parent}/{name}", root)
+    raise ClipError(LEAVES_THE_CORPUS, path)
 
 
 def _follow(path: str, root: str) -> int:

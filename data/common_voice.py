@@ -15,6 +15,7 @@ from upath import UPath
 from data.clips import LISTED_TWICE, Audio, AudioFile, Clip, ClipError, CorpusError, Rejected, Split, language_code
 
 COLUMNS = ("client_id", "path", "sentence")
+LOCALE = "locale"  # behind the others: a row that lacks it may have been cut anywhere
 CLIPS = "clips"
 DURATIONS = "clip_durations.tsv"
 _MILLISECONDS = re.compile(r"[0-9]{1,10}")
@@ -59,26 +60,30 @@ def parse_tsv(where: str, content: bytes, root: str, audio: Callable[[str], Audi
     """
     rows = _rows(where, content)
     tsv = PurePosixPath(where).name
+    needed = [*COLUMNS, *({LOCALE} & {column for row in rows for column in row})]
     clips: dict[str, Clip] = {}
-    rejected = []
+    rejected, languages = [], set()
     for line, row in enumerate(rows, start=2):
         name = row.get("path", "")
         try:
-            clip = _clip(row, audio, seconds, f"{tsv} line {line}")
+            clip = _clip(row, needed, audio, seconds, f"{tsv} line {line}")
             if clip.id in clips:
                 raise ClipError(LISTED_TWICE, f"{tsv} line {line}")
             clips[clip.id] = clip
+            languages.add(row.get(LOCALE, ""))
         except ClipError as error:
             rejected.append(Rejected(name, error.reason, error.detail))
     if not clips:
         first = f"{rejected[0].reason}, {rejected[0].detail}"
         raise CorpusError(f"none of the {len(rows)} rows of {where} names a clip; the first: {first}")
-    return Split(root, list(clips.values()), rejected, language_code({row.get("locale", "") for row in rows}))
+    return Split(root, list(clips.values()), rejected, language_code(languages - {""}))
 
 
-def _clip(row: dict[str, str], audio: Callable[[str], Audio], seconds: dict[str, float], where: str) -> Clip:
+def _clip(
+    row: dict[str, str], needed: list[str], audio: Callable[[str], Audio], seconds: dict[str, float], where: str
+) -> Clip:
     name = row.get("path", "")
-    if any(column not in row for column in COLUMNS):
+    if any(column not in row for column in needed):
         raise ClipError("incomplete row", f"{where} has {len(row)} columns")
     if name != PurePosixPath(name).name or name in ("", "..") or "\0" in name:
         raise ClipError("path is not a file name", where)

@@ -28,7 +28,9 @@ from data.log_mel import SAMPLE_RATE
 
 Audio = Float32[np.ndarray, "N"]
 Drawn = Mapping[str, float]
+Limits = Mapping[str, tuple[float, float]]
 
+DECIBELS = (-100.0, 100.0)  # all at once then leave a full-scale clip with squares that float32 holds
 TELEPHONE_RATE = 8_000  # Hz
 TELEPHONE_BAND = (300.0, 3400.0)  # Hz, 6 dB down: the band of a telephone channel (ITU-T G.712)
 TELEPHONE_TAPS = 321  # at 16 kHz: a transition of 170 Hz, so that nothing above 4 kHz is left to fold back
@@ -64,10 +66,17 @@ class Transform:
 
     tempo: ClassVar[str | None] = None
     """The drawn value that the clip's duration is divided by."""
+    limits: ClassVar[Limits] = {}
+    """The least and the most that a range may hold, by its name."""
 
     def __post_init__(self) -> None:
+        kind = type(self).__name__
         if not 0 <= self.probability <= 1:
-            raise UserError(f"{type(self).__name__}: probability is {self.probability}; it takes 0 to 1")
+            raise UserError(f"{kind}: probability is {self.probability}; it takes 0 to 1")
+        for name, (least, most) in self.limits.items():
+            between = getattr(self, name)
+            if not (isinstance(between, Uniform) and least <= between.low and between.high <= most):
+                raise UserError(f"{kind}: {name} is {between}; it takes a Uniform within {least:g} to {most:g}")
 
     @property
     def ranges(self) -> dict[str, Uniform]:
@@ -95,6 +104,7 @@ class Speed(Transform):
 
     speed: Uniform
     tempo: ClassVar[str | None] = "speed"
+    limits: ClassVar[Limits] = {"speed": (0.1, 10.0)}
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:  # noqa: ARG002
         return audio_N
@@ -107,11 +117,7 @@ class TimeStretch(Transform):
     stretch_rate: Uniform
     """2 is twice as fast."""
     tempo: ClassVar[str | None] = "stretch_rate"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stretch_rate.low < SLOWEST_STRETCH:
-            raise UserError(f"TimeStretch: stretch_rate is {self.stretch_rate}; it takes {SLOWEST_STRETCH} or more")
+    limits: ClassVar[Limits] = {"stretch_rate": (SLOWEST_STRETCH, 10.0)}  # 10: audiomentations' own
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:  # noqa: ARG002
         import audiomentations  # a second, which only the recipes that need it spend
@@ -128,6 +134,7 @@ class PitchShift(Transform):
     """Pitch without tempo, by audiomentations."""
 
     semitones: Uniform
+    limits: ClassVar[Limits] = {"semitones": (-24.0, 24.0)}  # audiomentations' own
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:  # noqa: ARG002
         import audiomentations
@@ -144,6 +151,7 @@ class Gain(Transform):
     """Another level."""
 
     gain_db: Uniform
+    limits: ClassVar[Limits] = {"gain_db": DECIBELS}
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:  # noqa: ARG002
         return audio_N * np.float32(amplitude(drawn["gain_db"]))
@@ -154,6 +162,7 @@ class Noise(Transform):
     """White Gaussian noise of a standard deviation, whatever the clip's level: full scale is 1."""
 
     noise_amplitude: Uniform
+    limits: ClassVar[Limits] = {"noise_amplitude": (0.0, 1000.0)}
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:
         return _add_noise(audio_N, drawn["noise_amplitude"], rng)
@@ -164,6 +173,7 @@ class NoiseBySnr(Transform):
     """White Gaussian noise so many dB below the clip's mean power, its pauses included."""
 
     snr_db: Uniform
+    limits: ClassVar[Limits] = {"snr_db": DECIBELS}
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:
         rms = math.sqrt(np.dot(audio_N, audio_N) / len(audio_N))
@@ -182,6 +192,7 @@ class Reverb(Transform):
     """Until the tail is 60 dB down."""
     direct_db: Uniform
     """The direct sound's energy over the tail's."""
+    limits: ClassVar[Limits] = {"rt60_seconds": (0.001, 30.0), "direct_db": DECIBELS}  # drawn to a thousandth
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:
         return convolve(audio_N, room_response(drawn["rt60_seconds"], drawn["direct_db"], rng))
@@ -193,6 +204,7 @@ class Telephone(Transform):
 
     line_peak_db: Uniform
     """The loudest sample on the line, over the codec's full scale; the clip gets its own level back."""
+    limits: ClassVar[Limits] = {"line_peak_db": DECIBELS}
 
     def apply(self, audio_N: Audio, drawn: Drawn, rng: np.random.Generator) -> Audio:  # noqa: ARG002
         line_H = convolve(audio_N, telephone_filter(), delay=TELEPHONE_TAPS // 2)[::2]

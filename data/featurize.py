@@ -19,12 +19,12 @@ from upath import UPath
 from data.budget import check_room, parse_share, say_bytes
 from data.clips import NOT_CONFIDENT
 from data.errors import UserError, command
-from data.finish import REJECTED, TIMING, drop_duplicates, merge, remove_hidden, reopen, to_json, write_rejected
+from data.finish import REJECTED, TIMING, drop_duplicates, flaw, merge, remove_hidden, reopen, to_json, write_rejected
 from data.plan import TOKENIZER, UNFINISHED, Settings, differences
 from data.pool import run_in_processes
 from data.prepare import FeaturizeConfig, Run, prepare, say_plan
 from data.progress import Progress
-from data.records import MANIFEST, ShardError, Shards
+from data.set_files import MANIFEST
 from data.shard_jobs import ShardJob, ShardResult, finished_result
 from data.storage import is_local, read_json, write_text, writing_to
 
@@ -35,9 +35,7 @@ def featurize(config: FeaturizeConfig) -> None:
     share = parse_share(config.max_rejected, "max-rejected")
     run = prepare(config)
     folder = run.folder
-    if not config.plan and is_finished(folder, run.settings):
-        remove_hidden(folder)
-        print(f"{folder} is already there, made with the same settings: {_say_totals(Shards(folder).manifest)}")
+    if not config.plan and _say_if_finished(run):
         return
     say_plan(run, config)
     check_room(run.estimated_bytes, _bytes_present(run), run.budget, folder)
@@ -46,6 +44,8 @@ def featurize(config: FeaturizeConfig) -> None:
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
+        if _say_if_finished(run):  # by another command, since this one looked
+            return
         with writing_to(folder):
             earlier = _open_set(run)
         _check_rejected(run, earlier.values(), share)
@@ -65,24 +65,34 @@ def featurize(config: FeaturizeConfig) -> None:
             print(_write_timing(folder, manifest, time.monotonic() - started, seconds))
 
 
+def _say_if_finished(run: Run) -> bool:
+    """Whether `run`'s set is there already, which is then told."""
+    if not is_finished(run.folder, run.settings):
+        return False
+    remove_hidden(run.folder)
+    manifest = read_json(run.folder / MANIFEST)
+    print(f"{run.folder} is already there, made with the same settings: {_say_totals(manifest)}")
+    if left_out := sum(manifest["rejected"].values()):
+        print(f"{left_out:,} left out ({run.folder / REJECTED}); once they are mended, delete that folder to use them")
+    return True
+
+
 def is_finished(folder: UPath, settings: Settings) -> bool:
     """Whether `folder` holds these shards already, whole; `UserError` if it holds others, finished or not."""
     for name in (MANIFEST, UNFINISHED):
         if (folder / name).is_file():
             there = read_json(folder / name)
+            if "format_version" not in there:
+                raise UserError(
+                    f"{folder / name} does not tell what the shards beside it are made of: "
+                    f"delete {folder} or name another --shards"
+                )
             if found := differences(there, settings.as_json()):
                 raise UserError(
                     f"{folder} holds shards made with other settings ({'; '.join(found)}): "
                     "delete it or name another --shards"
                 )
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        Shards(folder)
-    except ShardError as damage:
-        print(f"{damage}; what is damaged is made again")
-        return False
-    return True
+    return (folder / MANIFEST).is_file() and not flaw(folder, read_json(folder / MANIFEST))
 
 
 def _open_set(run: Run) -> dict[int, ShardResult]:
@@ -90,7 +100,9 @@ def _open_set(run: Run) -> dict[int, ShardResult]:
     write_text(run.folder / UNFINISHED, to_json(run.settings.as_json()))
     write_text(run.folder / TOKENIZER, run.tokenizer_file.read_text(encoding="utf-8"))
     if (run.folder / MANIFEST).is_file():
-        reopen(run.folder, read_json(run.folder / MANIFEST), run.jobs)
+        manifest = read_json(run.folder / MANIFEST)
+        print(f"{flaw(run.folder, manifest)}; what is damaged is made again")
+        reopen(run.folder, manifest, run.jobs)
     earlier = {number: result for number, job in enumerate(run.jobs) if (result := finished_result(job))}
     if earlier:
         print(f"continuing: {len(earlier)} of {len(run.jobs)} shards are done")
@@ -130,8 +142,11 @@ def _executor(
 
 
 def _check_rejected(run: Run, results: Iterable[ShardResult], share: float) -> None:
-    """Stop when more than `share` of the clips listed cannot be used; those that are filtered out were not listed."""
-    listed = [clip for clip in run.split.rejected if clip.reason != NOT_CONFIDENT]
+    """Stop when more than `share` of the clips listed cannot be used; those that are filtered out were not listed.
+
+    Neither were the source's rows without a clip, if only a part of it is asked for: nothing tells in which part.
+    """
+    listed = [clip for clip in run.split.rejected if clip.reason != NOT_CONFIDENT and not run.is_part]
     rejected = listed + [clip for result in results for clip in result.rejected]
     total = len(run.split.clips) + len(listed)
     if len(rejected) <= share * total:

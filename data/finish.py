@@ -3,24 +3,36 @@
 Everything here reads the shards' side files one after the other, so memory grows by a few numbers a clip only.
 """
 
-import csv
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from upath import UPath
 
 from data.clips import Rejected
 from data.errors import UserError
-from data.records import INDEX_TYPES, MANIFEST, ShardError, ShardWriter, damaged_shards, decode, read_index, write_index
+from data.records import Shards, ShardWriter, decode
+from data.set_files import (
+    INDEX,
+    INDEX_TYPES,
+    MANIFEST,
+    ShardError,
+    damaged_shards,
+    read_index,
+    read_manifest,
+    write_index,
+)
 from data.shard_jobs import ShardJob, ShardResult, read_rows, save_result
 from data.storage import PARTIAL, write_text
 from data.tfrecord import FRAMING_BYTES, unframe
 
 REJECTED = "rejected.tsv"
 TIMING = "timing.json"
+TOTALS = ("records", "bytes", "seconds", "rejected", "index_sha256", "shards")  # in a manifest, beside the settings
 ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 DUPLICATE = "same audio as another clip"
 
@@ -117,34 +129,69 @@ def _escaped(clip_id: str) -> str:
     return clip_id
 
 
+def flaw(folder: UPath, manifest: dict[str, Any]) -> str:
+    """What of a finished set, which has this `manifest`, is not as featurize leaves it; "" if nothing is."""
+    if lacking := [name for name in TOTALS if name not in manifest]:
+        return f"{folder / MANIFEST} lacks {', '.join(lacking)}"
+    try:
+        Shards(folder)
+    except ShardError as damage:
+        return str(damage)
+    return "" if _is_of(manifest, folder / INDEX) else f"{folder / INDEX} is not as it was written"
+
+
+def _is_of(manifest: dict[str, Any], index: UPath) -> bool:
+    """Whether `index` is the one that `manifest` was written for."""
+    return hashlib.sha256(index.read_bytes()).hexdigest() == manifest.get("index_sha256")
+
+
 def reopen(folder: UPath, manifest: dict[str, Any], jobs: list[ShardJob]) -> None:
-    """Make a finished set whose shards are not all whole an unfinished one, so that only the damaged are made again."""
-    damaged = damaged_shards(folder, manifest)
+    """Make a finished set whose shards are not all whole an unfinished one, so that only the damaged are made again.
+
+    All of them are, if manifest and index do not tell what is in them; and so is a shard that left a clip out of which
+    `rejected.tsv` has no row any more.
+    """
     try:
         index = read_index(folder)
-        with (folder / REJECTED).open("r", encoding="utf-8") as file:
-            rejected = {
-                row["id"]: Rejected(**row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            }
-    except (ShardError, FileNotFoundError):
-        damaged = dict.fromkeys(range(len(jobs)), "")  # nothing tells what is in the shards: make all of them again
-    for number, job in enumerate(jobs):
-        if number not in damaged:
-            here = index["shard"] == number
-            shard = ShardWriter(job.path)
-            shard.rows = {name: index[name][here].tolist() for name in INDEX_TYPES if name != "shard"}
-            shard.size, shard.sha256 = manifest["shards"][number]["bytes"], manifest["shards"][number]["sha256"]
-            used = set(shard.rows["id"])
-            left_out = [clip.id for clip in job.clips if clip.id not in used]
-            save_result(job, shard, [replace(rejected[_escaped(clip_id)], id=clip_id) for clip_id in left_out])
+        entries = read_manifest(folder)["shards"] if _is_of(manifest, folder / INDEX) else []
+    except ShardError:
+        entries = []
+    if len(entries) == len(jobs):
+        damaged, rejected = damaged_shards(folder, manifest), _read_rejected(folder)
+        for number, (job, entry) in enumerate(zip(jobs, entries, strict=True)):
+            if number not in damaged:
+                _save_again(job, entry, index, index["shard"] == number, rejected)
     (folder / MANIFEST).unlink()
+
+
+def _save_again(
+    job: ShardJob, entry: dict[str, Any], index: dict[str, np.ndarray], here: np.ndarray, rejected: dict[str, Rejected]
+) -> None:
+    """Write the side file of `job`'s whole shard out of its rows of the index, those that are `here`."""
+    shard = ShardWriter(job.path)
+    shard.rows = {name: index[name][here].tolist() for name in INDEX_TYPES if name != "shard"}
+    shard.size, shard.sha256 = entry["bytes"], entry["sha256"]
+    used = set(shard.rows["id"])
+    left_out = [clip.id for clip in job.clips if clip.id not in used]
+    if all(_escaped(clip_id) in rejected for clip_id in left_out):
+        save_result(job, shard, [replace(rejected[_escaped(clip_id)], id=clip_id) for clip_id in left_out])
+
+
+def _read_rejected(folder: UPath) -> dict[str, Rejected]:
+    """The rows of `rejected.tsv` by their ids as they are written there; those that somebody edited may be missing."""
+    try:
+        lines = (folder / REJECTED).read_text(encoding="utf-8").split("\n")
+    except (FileNotFoundError, ValueError):
+        return {}
+    cells = [line.split("\t") for line in lines[1:]]
+    return {row[0]: Rejected(*row) for row in cells if len(row) == 3}
 
 
 def remove_hidden(folder: UPath) -> None:
     """Remove what only an unfinished set needs; a run may have been killed between its manifest and this."""
     for path in folder.iterdir():
         if path.name.startswith(".") and path.name.endswith((".json", PARTIAL)):
-            path.unlink()
+            path.unlink(missing_ok=True)  # by another run that found the set finished
 
 
 def to_json(content: dict[str, Any]) -> str:

@@ -87,15 +87,15 @@ class Manifests:
         if len(self.files) > 1:
             return sorted(self.files)
         (name,) = self.files
-        named = {str(row["split"]) for _, row in self.rows(name) if isinstance(row, dict) and row.get("split")}
+        named = {_split_of(row) for _, row in self.rows(name) if isinstance(row, dict)} - {""}
         return sorted(named) or ([name] if name else None)
 
     def read(self, split: str) -> Split:
         """The clips that the manifest of `split` lists; whether they exist and decode is not looked at."""
         only = next(iter(self.files)) if len(self.files) == 1 else split
         file, rows = self.files[only], self.rows(only)
-        if any(isinstance(row, dict) and row.get("split") for _, row in rows):
-            rows = [(line, row) for line, row in rows if isinstance(row, ClipError) or row.get("split") == split]
+        if any(isinstance(row, dict) and _split_of(row) for _, row in rows):
+            rows = [(line, row) for line, row in rows if isinstance(row, ClipError) or _split_of(row) == split]
         clips: dict[str, Clip] = {}
         rejected = []
         languages = set()
@@ -170,6 +170,12 @@ def _join(base: str, path: str) -> str:
 
 def _parent(path: str) -> str:
     return path.rpartition("/")[0]
+
+
+def _split_of(row: Row) -> str:
+    """What the column `split` says, as it is asked for: JSON may have a number there; empty if there is nothing."""
+    named = row.get("split")
+    return "" if named is None else str(named)
 
 
 def _path_of(row: Row | ClipError) -> str:

@@ -15,7 +15,7 @@ from data.augment import Recipe
 from data.clips import Split
 from data.errors import UserError
 from data.log_mel import HOP_LENGTH, N_FFT, SAMPLE_RATE
-from data.records import FORMAT_VERSION
+from data.set_files import FORMAT_VERSION
 from data.shard_jobs import ShardJob
 from data.tokens import parse_tokenizer
 

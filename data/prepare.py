@@ -23,11 +23,11 @@ from data.errors import UserError
 from data.model_files import model_file, read_n_mels
 from data.plan import UNFINISHED, Settings, make_settings, plan_shards
 from data.pool import available_cores
-from data.records import MANIFEST
+from data.set_files import MANIFEST
 from data.shard_jobs import ShardJob
 from data.sources import SourceOptions, read_split
-from data.split_names import folder_name
-from data.storage import read_json
+from data.split_names import folder_name, parse_split
+from data.storage import open_folder, read_json
 from data.tokens import parse_tokenizer
 
 KEPT_FREE = 0.05  # of the disk, when the number of copies is chosen to fit
@@ -75,6 +75,8 @@ class Run:
 
     folder: UPath
     split: Split
+    is_part: bool
+    """Whether the clips are only some of the source's; `split.rejected` are those of all."""
     settings: Settings
     tokenizer_file: Path
     jobs: list[ShardJob]
@@ -90,36 +92,42 @@ class Run:
 def prepare(config: FeaturizeConfig) -> Run:
     """Read the source and settle what `config` asks for; nothing is written but an archive's index."""
     budget = parse_bytes(config.budget)
-    for name, value in (("workers", config.workers), ("limit", config.limit)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; it takes 1 or more")
+    for name, value, least in (("workers", config.workers, 1), ("limit", config.limit, 1), ("seed", config.seed, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value}; it takes {least} or more")
     if config.copies != "auto" and config.copies < 0:
         raise UserError(f"copies is {config.copies}; it takes 0 (clean only) or more, or auto")
-    least = config.source_options.min_confidence
-    if least is not None and not 0 <= least <= 1:
-        raise UserError(f"min-confidence is {least:g}; it takes 0 to 1")
+    confidence = config.source_options.min_confidence
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise UserError(f"min-confidence is {confidence:g}; it takes 0 to 1")
     recipe = find_recipe(config.recipe)
-    shards = UPath(config.shards)
+    shards = open_folder(config.shards)
     folder = shards / folder_name(config.split)
     options = config.source_options
     if options.cache is None:
         options = replace(options, cache=str(shards / ".archives"))
-    split = read_split(str(config.source), config.split, options)
-    split = replace(split, clips=split.clips[: config.limit])
+    there = read_split(str(config.source), config.split, options)
+    split = replace(there, clips=there.clips[: config.limit])
+    sliced = any(part.start is not None or part.stop is not None for part in parse_split(config.split))
+    is_part = sliced or len(split.clips) < len(there.clips)
     n_mels, tokenizer_file = read_n_mels(config.model), model_file(config.model, "tokenizer.json")
     speech = estimate_seconds(split)
     copy_bytes = bytes_per_copy(speech, len(split.clips), n_mels)
-    copies = _auto_copies(folder, copy_bytes, budget) if config.copies == "auto" else config.copies
+    copies = _auto_copies(folder, speech, copy_bytes, budget) if config.copies == "auto" else config.copies
     settings = make_settings(split, config.split, config.language, tokenizer_file, n_mels, recipe, copies, config.seed)
     jobs = plan_shards(folder, split, settings)
-    return Run(folder, split, settings, tokenizer_file, jobs, budget, speech, copy_bytes)
+    return Run(folder, split, is_part, settings, tokenizer_file, jobs, budget, speech, copy_bytes)
 
 
-def _auto_copies(folder: UPath, copy_bytes: int, budget: int) -> int:
+def _auto_copies(folder: UPath, speech_seconds: float, copy_bytes: int, budget: int) -> int:
     """As many as fit, or what an earlier run settled on: what it wrote has changed what would fit now."""
     for name in (MANIFEST, UNFINISHED):
-        if (folder / name).is_file():
-            return int(read_json(folder / name)["copies"])
+        if (folder / name).is_file() and isinstance(copies := read_json(folder / name).get("copies"), int):
+            return copies
+    if not speech_seconds:
+        raise UserError(
+            "copies is auto, but none of the clips looked at tells how long it is, or can be used: give a number"
+        )
     return max(copies_that_fit(copy_bytes, budget, free_bytes(folder) * (1 - KEPT_FREE)), 0)
 
 

@@ -27,10 +27,12 @@ from data.errors import UserError, command
 from data.model_files import model_file, read_n_mels
 from data.pages import write_page
 from data.pictures import Histogram, Tick, data_uri, envelope, flac, histogram, log_mel_png, short_speaker, time_ticks
-from data.records import MANIFEST, Record, Shards
+from data.records import Record, Shards
+from data.set_files import MANIFEST
 from data.shard_jobs import ShardJob, clip_records, make_copy
 from data.sources import SourceOptions, read_split
 from data.split_names import folder_name
+from data.storage import open_folder, reading
 from data.survey import Survey, of_sample, of_shards, reasons, spread
 from data.tokens import load_tokenizer
 
@@ -110,10 +112,7 @@ def preview(config: PreviewConfig) -> None:
     with tqdm(total=len(looked_at) + config.clips, unit="clip", dynamic_ncols=True) as bar:
         survey = of_shards(shards, split) if shards else of_sample(looked_at, split, job, tokenizer, bar.update)
         if not survey.usable:
-            why = ", ".join(f"{count} × {reason}" for reason, count, _ in reasons(survey.rejected))
-            raise UserError(
-                f"no clip of {config.split} of {config.source} can be used: {why or 'the shards hold others'}"
-            )
+            raise UserError(_say_unusable(config, shards, survey))
         shown = spread(survey.usable[: None if split.random_access else config.sample], config.clips)
         cards = _cards(shown, job, tokenizer, bar.update)
         size = _write_page(config, split, survey, job, cards)
@@ -125,7 +124,7 @@ def preview(config: PreviewConfig) -> None:
 def _source_options(config: PreviewConfig) -> SourceOptions:
     """With an archive's seek points where featurize has them, if that is known."""
     if config.source_options.cache is None and config.shards is not None:
-        return replace(config.source_options, cache=str(UPath(config.shards) / ".archives"))
+        return replace(config.source_options, cache=str(open_folder(config.shards) / ".archives"))
     return config.source_options
 
 
@@ -147,8 +146,20 @@ def shard_job(config: PreviewConfig, split: Split) -> ShardJob:
 def _finished_shards(config: PreviewConfig) -> Shards | None:
     if config.shards is None:
         return None
-    folder = UPath(config.shards) / folder_name(config.split)
-    return Shards(folder) if (folder / MANIFEST).is_file() else None
+    folder = open_folder(config.shards) / folder_name(config.split)
+    with reading(config.shards):
+        return Shards(folder) if (folder / MANIFEST).is_file() else None
+
+
+def _say_unusable(config: PreviewConfig, shards: Shards | None, survey: Survey) -> str:
+    """Why there is no clip to show; what a finished set left out says nothing of the clips of another source."""
+    if shards and len(survey.seconds):
+        return (
+            f"{shards.folder} holds none of the clips of {config.split} of {config.source}, but others: "
+            "name the source it was made from, or leave --shards out"
+        )
+    why = ", ".join(f"{count} × {reason}" for reason, count, _ in reasons(survey.rejected))
+    return f"no clip of {config.split} of {config.source} can be used: {why}"
 
 
 def _within_reach(split: Split, config: PreviewConfig) -> list[Clip]:

@@ -10,10 +10,8 @@ Shapes: F mel frames, M mel bins, L tokens.
 """
 
 import hashlib
-import json
 import mmap
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,36 +19,13 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, UInt8
 from upath import UPath
 
-from data.errors import UserError
+from data.set_files import INDEX, INDEX_TYPES, MANIFEST, ShardError, damaged_shards, read_index, read_manifest
 from data.split_names import folder_name
-from data.storage import local_copy, new_file, parquet_table
+from data.storage import local_copy, new_file
 from data.tfrecord import Example, RecordError, frame, unframe
-
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-INDEX = "index.parquet"
-INDEX_TYPES = {
-    "id": pa.string(),
-    "copy": pa.int32(),
-    "shard": pa.int32(),
-    "offset": pa.int64(),
-    "length": pa.int64(),
-    "frames": pa.int32(),
-    "tokens": pa.int32(),
-    "seconds": pa.float32(),
-    "speaker": pa.string(),
-    "augmentations": pa.string(),
-    "features_crc32c": pa.int64(),
-}
-
-
-class ShardError(UserError):
-    """Shards that are missing, damaged or of another kind than asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +150,7 @@ class Shards:
 
     def __init__(self, folder: UPath | Path | str, chosen: Bool[np.ndarray, "N"] | None = None) -> None:
         self.folder, self._chosen = UPath(folder), chosen
-        self.manifest = _read_manifest(self.folder)
+        self.manifest = read_manifest(self.folder)
         for damage in damaged_shards(self.folder, self.manifest).values():
             raise ShardError(f"{damage}: run featurize again")
         self.index = read_index(self.folder)
@@ -243,55 +218,3 @@ class Shards:
 
     def __repr__(self) -> str:
         return f"Shards({str(self.folder)!r})"
-
-
-def write_index(folder: UPath, parts: Iterable[dict[str, list[Any]]]) -> str:
-    """Write the folder's index from its `parts` (every name of `INDEX_TYPES`), one in memory at a time; its SHA-256."""
-    schema = pa.schema(list(INDEX_TYPES.items()))
-    with new_file(folder / INDEX) as file:
-        with pq.ParquetWriter(file, schema) as writer:
-            for columns in parts:
-                writer.write_table(pa.table(columns, schema))
-        file.flush()
-        with Path(file.name).open("rb") as written:
-            return hashlib.file_digest(written, "sha256").hexdigest()
-
-
-def damaged_shards(folder: UPath, manifest: dict[str, Any]) -> dict[int, str]:
-    """The shards, by number, that are missing or not of the manifest's size, and what is wrong with each."""
-    found = {}
-    for number, shard in enumerate(manifest["shards"]):
-        path = folder / shard["file"]
-        size = path.stat().st_size if path.is_file() else None
-        if size != shard["bytes"]:
-            is_so = "is missing" if size is None else f"has {size} bytes"
-            found[number] = f"{path} {is_so}, its manifest says {shard['bytes']}"
-    return found
-
-
-def _read_manifest(folder: UPath) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ShardError(f"{folder} holds no finished shards ({MANIFEST} is missing): run featurize") from None
-    except ValueError as error:
-        raise ShardError(f"{path} is not JSON ({error}): delete {folder} and run featurize again") from error
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ShardError(
-            f"{path}: format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}: "
-            f"delete {folder} and run featurize again"
-        )
-    return manifest
-
-
-def read_index(folder: UPath) -> dict[str, np.ndarray]:
-    path = folder / INDEX
-    try:
-        table = parquet_table(path.read_bytes())
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise ShardError(f"{path} cannot be read ({error}): delete {folder} and run featurize again") from error
-    missing = INDEX_TYPES.keys() - set(table.column_names)
-    if missing:
-        raise ShardError(f"{path} lacks the columns {sorted(missing)}: delete {folder} and run featurize again")
-    return {name: table[name].to_numpy() for name in INDEX_TYPES}

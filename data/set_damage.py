@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
-from data.records import FORMAT_VERSION, INDEX, INDEX_TYPES, MANIFEST
+from data.set_files import FORMAT_VERSION, INDEX, INDEX_TYPES, MANIFEST
 from data.storage import parquet_table
 from data.tfrecord import FRAMING_BYTES
 

@@ -6,8 +6,10 @@ is done again.
 """
 
 import json
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from upath import UPath
 
 from data.audio import decode, resample
 from data.augment import Recipe, augment, draw, generator
-from data.clips import NO_SUCH_FILE, Clip, ClipError, Rejected
+from data.clips import NO_SUCH_FILE, AudioFile, Clip, ClipError, Rejected, reading_problem
 from data.errors import UserError
 from data.log_mel import N_SAMPLES, SAMPLE_RATE, WINDOW_SECONDS, log_mel, quantize
 from data.records import Record, ShardWriter
@@ -73,24 +75,51 @@ def save_result(job: ShardJob, shard: ShardWriter, rejected: Iterable[Rejected])
         sum(rows["frames"]),
         (*rejected,),
     )
-    content = {**asdict(result), "rows": rows}
+    clips = {clip.id: clip for clip in job.clips}
+    states = {row.id: _file_state(clips[row.id], job) for row in result.rejected}
+    content = {**asdict(result), "rejected_files": states, "rows": rows}
     write_text(side_file(job.path), json.dumps(content, ensure_ascii=False))
     return result
 
 
 def finished_result(job: ShardJob) -> ShardResult | None:
-    """The result of an earlier run of `job`, if its shard is whole; a clip that was missing then must be so still."""
+    """The result of an earlier run of `job`, if its shard is whole and none of the clips it rejected mended since."""
     try:
         content = json.loads(side_file(job.path).read_text(encoding="utf-8"))
         size = job.path.stat().st_size
     except (FileNotFoundError, ValueError):
         return None
     del content["rows"]
+    states = content.pop("rejected_files", {})  # earlier versions noted none
     content["rejected"] = tuple(Rejected(**row) for row in content["rejected"])
     result = ShardResult(**content)
-    missing = {row.id for row in result.rejected if row.reason == NO_SUCH_FILE}
-    back = any(_is_there(clip) for clip in job.clips if clip.id in missing)
-    return result if size == result.bytes and not back else None
+    clips = {clip.id: clip for clip in job.clips}
+    mended = any(_is_mended(clips[row.id], job, row, states.get(row.id)) for row in result.rejected)
+    return result if size == result.bytes and not mended else None
+
+
+def _is_mended(clip: Clip, job: ShardJob, rejected: Rejected, state: str | None) -> bool:
+    if rejected.reason == NO_SUCH_FILE:
+        return _is_there(clip)
+    return state is not None and _file_state(clip, job) != state
+
+
+def _file_state(clip: Clip, job: ShardJob) -> str:
+    """What changes when `clip`'s file does, or the archive it is in: seen without reading either."""
+    path = clip.audio.path if isinstance(clip.audio, AudioFile) else job.source
+    try:
+        if "://" in path and path != job.source:
+            remote = UPath(path)
+            return str(remote.fs.ukey(remote.path))
+        file = Path(path).stat()
+    except OSError as error:
+        problem = reading_problem(path, error)
+        if isinstance(problem, ClipError):
+            return problem.reason
+        raise problem from None
+    if stat.S_ISDIR(file.st_mode):  # of a data set in many files, where its time says little
+        return ""
+    return f"{file.st_size} bytes of {file.st_mtime_ns}, mode {file.st_mode:o}"
 
 
 def read_rows(job: ShardJob) -> dict[str, list[Any]]:
@@ -111,7 +140,7 @@ def write_shard(job: ShardJob, progress: Callable[[float, int], None]) -> ShardR
         for clip in job.clips:
             seconds, size = 0.0, shard.size
             try:
-                for record, augmentations in clip_records(clip, job, tokenizer):
+                for record, augmentations in each_record(clip, job, tokenizer):
                     shard.write(record, augmentations)
                     seconds += record.seconds
             except ClipError as error:
@@ -146,21 +175,27 @@ def _is_there(clip: Clip) -> bool:
 
 
 def clip_records(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> list[tuple[Record, str]]:
-    """`clip`'s records, copy 0 first, each with what was drawn for it (JSON); `ClipError` if the clip is unusable."""
+    """What `each_record` gives, all at once."""
+    return list(each_record(clip, job, tokenizer))
+
+
+def each_record(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> Iterator[tuple[Record, str]]:
+    """`clip`'s records, copy 0 first, each with what was drawn for it (JSON), and one in memory at a time.
+
+    `ClipError` comes before the first, if the clip is unusable.
+    """
     if not any(character.isprintable() for character in clip.sentence):
         raise ClipError("empty sentence")
     tokens = tuple(text_tokens(tokenizer, clip.sentence))
     if len(tokens) > MAX_TEXT_TOKENS:
         raise ClipError(f"more than {MAX_TEXT_TOKENS} tokens", f"{len(tokens)}; split it")
     native_N, rate = decode(clip.audio.load(), clip.start, clip.length, clip.id)
-    records = []
     for copy in range(1 + job.copies):
         audio_N, augmentations = make_copy(native_N, rate, copy, clip.id, job)
         log_mel_q_FM, log_mel_max = quantize(log_mel(audio_N, job.n_mels))
         seconds = len(audio_N) / SAMPLE_RATE
         record = Record(clip.id, copy, log_mel_q_FM, log_mel_max, clip.sentence, tokens, clip.speaker, seconds)
-        records.append((record, augmentations))
-    return records
+        yield record, augmentations
 
 
 def make_copy(

@@ -5,8 +5,7 @@ own, and the rarer ones are imported only when they are asked for.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,9 +13,9 @@ from upath import UPath
 
 from data.clips import LISTED_TWICE, Clip, CorpusError, Rejected, Split
 from data.common_voice import CLIPS, CommonVoice
-from data.errors import UserError
 from data.source_options import DEFAULTS, SourceOptions
 from data.split_names import SYNONYMS, SplitPart, find_name, parse_split
+from data.storage import reading
 
 HUB = "hf:"
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
@@ -51,8 +50,13 @@ def read_split(source: str, split: str, options: SourceOptions = DEFAULTS) -> Sp
     Clips are in the source's order, those of an archive in the order of their audio in it. Raises `CorpusError` for a
     source or a split that is not there, or that is not what `options` ask for.
     """
-    with _told(str(source)):
-        return _read_split(str(source), split, options)
+    source = str(source)
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise CorpusError(f"{source!a} is not UTF-8, as which it would be noted: give it another name") from None
+    with reading(source, CorpusError):
+        return _read_split(source, split, options)
 
 
 def _read_split(source: str, split: str, options: SourceOptions) -> Split:
@@ -86,20 +90,6 @@ def open_source(source: str, options: SourceOptions = DEFAULTS) -> Source:
     if HUB_NAME.fullmatch(source):
         return _hub_dataset(source, options)
     raise CorpusError(f"no corpus: {source} is not a folder")
-
-
-@contextmanager
-def _told(source: str) -> Iterator[None]:
-    """What a disk or an object store raises for a source that it will not give, as a `CorpusError`."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        # A remote source's driver has errors of its own kind: no such protocol, driver not installed, no credentials.
-        if "://" not in source and not isinstance(error, OSError):
-            raise
-        raise CorpusError(f"{source} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _open_file(path: UPath, options: SourceOptions) -> Source:

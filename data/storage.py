@@ -21,6 +21,7 @@ from upath import UPath
 from data.errors import UserError
 
 PARTIAL = ".partial"
+DRIVERS = ("aiohttp", "botocore", "gcsfs", "google")  # stores' errors that are not the operating system's
 
 
 def is_local(path: UPath) -> bool:
@@ -84,17 +85,45 @@ def read_json(path: UPath) -> dict[str, Any]:
 
 
 @contextmanager
+def reading(place: str, problem: type[UserError] = UserError) -> Iterator[None]:
+    """What a disk or an object store raises for a `place` that it will not give, as a `problem` in one line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        # A remote place's driver has errors of its own kind: no such protocol, driver not installed, no credentials.
+        if "://" not in place and not isinstance(error, OSError):
+            raise
+        raise problem(f"{place} cannot be read: {_one_line(error)}") from error
+
+
+def open_folder(place: str) -> UPath:
+    """The folder `place`, there or not, once its disk or store has answered for it; `UserError` if it does not."""
+    with reading(place):
+        folder = UPath(place)
+        folder.exists()
+        return folder
+
+
+@contextmanager
 def writing_to(folder: Any) -> Iterator[None]:
     """What the operating system or the store refuses inside becomes a `UserError` that says what to do."""
     try:
         yield
-    except OSError as error:
-        what = error.strerror or str(error) or type(error).__name__
-        place = error.filename or folder
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in DRIVERS:
+            raise
+        what = (error.strerror if isinstance(error, OSError) else "") or _one_line(error)
+        place = getattr(error, "filename", None) or folder
         raise UserError(
             f"{place}: {what[0].lower()}{what[1:]}; nothing is lost: mend that (make room, or name a place that can "
             "be written) and run the same command again to continue"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def local_copy(path: UPath, sha256: str) -> Path:

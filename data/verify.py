@@ -20,9 +20,11 @@ from upath import UPath
 
 from data.corruption import Fault, find_fault, is_whole
 from data.errors import UserError, command
-from data.records import INDEX, MANIFEST, Record, ShardError, decode
+from data.records import Record, decode
 from data.set_damage import MISSING, Damage, check_index, read_index, read_manifest
+from data.set_files import INDEX, MANIFEST, ShardError
 from data.split_names import folder_name
+from data.storage import open_folder, reading
 from data.tfrecord import FOOTER, FRAMING_BYTES, HEADER
 
 BLOCK = 2**20  # bytes read at once where no record is known
@@ -42,7 +44,9 @@ class VerifyConfig:
 
 def verify(config: VerifyConfig) -> None:
     """Print a line for each split that is whole; `UserError` with a line for each damaged file."""
-    damages = [Damage(folder) for folder in _find_folders(UPath(config.shards), config.split)]
+    with reading(config.shards):
+        folders = _find_folders(open_folder(config.shards), config.split)
+    damages = [Damage(folder) for folder in folders]
     manifests = [read_manifest(damage) for damage in damages]
     total = sum(entry["bytes"] for manifest in manifests if manifest for entry in manifest["shards"])
     with tqdm(total=total, unit="B", unit_scale=True, smoothing=0.1, dynamic_ncols=True) as bar:

@@ -8,7 +8,7 @@ from typing import Any
 from upath import UPath
 
 from data.errors import UserError
-from data.records import MANIFEST
+from data.set_files import MANIFEST
 from data.split_names import folder_name
 from data.storage import read_json
 from jax_train.runlog import SUMMARY

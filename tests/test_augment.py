@@ -18,6 +18,7 @@ import scipy.signal
 from data.audio import resample
 from data.augment import RECIPES, Recipe, augment, draw, find_recipe, generator
 from data.effects import (
+    DECIBELS,
     Gain,
     Noise,
     NoiseBySnr,
@@ -154,6 +155,7 @@ def test_a_recipe_of_ones_own_is_found_by_its_module():
     [
         ("no_such_module:MINE", "No module named 'no_such_module'"),
         (":MINE", "no recipe ':MINE'"),
+        ("..a:MINE", "no recipe '..a:MINE'; .* your own is module:NAME"),
         (f"{__name__}:YOURS", "has no attribute 'YOURS'"),
         (f"{__name__}:ANY", "is a Uniform; a recipe is a data.augment.Recipe"),
     ],
@@ -169,7 +171,16 @@ def test_a_recipe_that_cannot_be_had_is_named_with_the_reason(name, message):
         (lambda: Recipe("twice", (Gain(0.5, ANY), Gain(0.5, ANY))), "has Gain, gain_db twice"),
         (lambda: Recipe("empty", (Transform(0.5),)), "Transform has no Uniform field"),
         (lambda: Gain(1.5, ANY), "Gain: probability is 1.5; it takes 0 to 1"),
-        (lambda: TimeStretch(0.5, ANY), "stretch_rate is .*; it takes 0.5 or more"),
+        (lambda: TimeStretch(0.5, ANY), "stretch_rate is .*; it takes a Uniform within 0.5 to 10"),
+        (lambda: TimeStretch(0.5, Uniform(0.5, 11.0)), "stretch_rate is .*; it takes a Uniform within 0.5 to 10"),
+        (lambda: PitchShift(0.5, Uniform(0.0, 25.0)), "semitones is .*; it takes a Uniform within -24 to 24"),
+        (lambda: Speed(0.5, Uniform(0.0, 1.1)), "Speed: speed is .*; it takes a Uniform within 0.1 to 10"),
+        (lambda: Reverb(0.5, Uniform(0.0, 0.5), Uniform(0.0, 15.0)), "rt60_seconds is .* within 0.001 to 30"),
+        (lambda: Reverb(0.5, 0.3, Uniform(0.0, 15.0)), "rt60_seconds is 0.3; it takes a Uniform"),
+        (lambda: Gain(0.5, Uniform(0.0, 2000.0)), "gain_db is .*; it takes a Uniform within -100 to 100"),
+        (lambda: Recipe("one", Gain(0.5, Uniform(0.0, 1.0))), r"takes a tuple of transforms; .* write \(Gain\(…\),\)"),
+        (lambda: Recipe("class", (Gain,)), "recipe class: transforms takes a tuple of transforms, it is "),
+        (lambda: Recipe("none", (Gain(0.5, Uniform(0.0, 1.0)),)), "called none makes no copies"),
         (lambda: Uniform(1.0, 0.0), "low may not be above high"),
         (lambda: Uniform(0.0, float("nan")), "nor either infinite"),
     ],
@@ -177,6 +188,15 @@ def test_a_recipe_that_cannot_be_had_is_named_with_the_reason(name, message):
 def test_a_recipe_that_makes_no_sense_is_not_made(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_the_most_decibels_of_every_effect_together_are_finite_in_float32():
+    """A window's power is at most (its 400 samples' sum)², which is 160,000 times the square of the loudest."""
+    most, least = (Uniform(edge, edge) for edge in reversed(DECIBELS))
+    effects = (Reverb(1.0, Uniform(0.1, 0.1), least), NoiseBySnr(1.0, least), Telephone(1.0, least), Gain(1.0, most))
+    recipe = Recipe("loud", effects)
+    loud_N = augment(tone(), recipe, draw(recipe, generator(0, 1, "a.mp3")), generator(0, 1, "a.mp3"))
+    assert np.isfinite(np.abs(loud_N).max() ** 2 * np.float32(160_000))
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.037, 1.1])
@@ -250,7 +270,7 @@ def test_a_room_decays_by_60_db_in_its_reverberation_time(rt60_seconds):
     """By Schroeder's backward integration from −5 to −25 dB (ISO 3382's T20); 10 %: a noise tail is a sample of one."""
     impulse_N = np.zeros(16_000, np.float32)
     impulse_N[1_000] = 1.0
-    heard_N = applied(Reverb(1.0, ANY, ANY), impulse_N, rt60_seconds=rt60_seconds, direct_db=0.0)
+    heard_N = applied(Reverb(1.0, Uniform(0.1, 1.0), ANY), impulse_N, rt60_seconds=rt60_seconds, direct_db=0.0)
     assert np.abs(heard_N).argmax() == 1_000
     assert np.abs(heard_N[:1_000]).max() < 1e-6
     tail_N = heard_N[1_001:].astype(float)

@@ -1,6 +1,7 @@
 """Reading Common Voice's layout, and any audio file."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -60,6 +61,15 @@ def test_rows_that_name_no_clip_are_rejected_with_their_line(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("last", "cut"), [("s\tb.mp3", True), ("s\tb.mp3\tDu", True), ("s\tb.mp3\tDue.\t", False)])
+def test_a_row_that_was_cut_does_not_hide_the_language(tmp_path, last, cut):
+    """A row without its locale may be cut in the sentence too; a locale that is empty says nothing of the language."""
+    split = read_split(make_corpus(tmp_path, ["s\ta.mp3\tUno.\tit", last]), "train")
+    assert split.language == "it"
+    rejected = [("b.mp3", "incomplete row", f"train.tsv line 3 has {len(last.split())} columns")] if cut else []
+    assert [(r.id, r.reason, r.detail) for r in split.rejected] == rejected
+
+
 def test_a_corpus_that_cannot_be_used_is_named_with_what_was_looked_for(tmp_path):
     with pytest.raises(CorpusError, match=r"no corpus: .*nowhere is not a folder"):
         read_split(tmp_path / "nowhere", "train")
@@ -78,6 +88,15 @@ def test_a_corpus_that_cannot_be_used_is_named_with_what_was_looked_for(tmp_path
         read_split(make_corpus(tmp_path, ["s\t..\tUno.\tit"]), "train")
     with pytest.raises(CorpusError, match=r"train.tsv is not UTF-8"):
         read_split(make_corpus(tmp_path, ["s\ta.mp3\tPerché.\tit"], encoding="latin-1"), "train")
+
+
+@pytest.mark.parametrize("inside", ["clips/a.wav", "dev.jsonl"])
+def test_a_source_whose_name_is_not_utf8_is_named(tmp_path, inside):
+    source = tmp_path / os.fsdecode(b"caf\xe9")
+    (source / inside).parent.mkdir(parents=True)
+    (source / inside).touch()
+    with pytest.raises(CorpusError, match=r"caf\\udce9' is not UTF-8, .* give it another name"):
+        read_split(source, "dev")
 
 
 def test_columns_of_other_releases_and_names_without_a_suffix_are_taken(tmp_path):

@@ -8,7 +8,8 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from data.records import Record, Shards, ShardWriter, decode, encode, write_index
+from data.records import Record, Shards, ShardWriter, decode, encode
+from data.set_files import write_index
 from data.tfrecord import masked_crc32c
 
 

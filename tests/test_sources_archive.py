@@ -91,6 +91,20 @@ def test_an_archive_is_listed_once(tmp_path, sample_corpus, monkeypatch):
     assert read_split(path, "dev", options) == first
 
 
+def test_a_place_that_cannot_hold_the_index_is_not_blamed_on_the_archive(tmp_path, sample_corpus):
+    path = write_archive(tmp_path / "cv.tar.gz", corpus_files(sample_corpus, 3))
+    (tmp_path / "file").write_text("")
+    places = [(str(tmp_path / "file" / ".archives"), r"file/\.archives: not a directory; nothing is lost: mend that")]
+    places += [
+        (str(tmp_path / ("a" * 256)), "cannot be read: .*File name too long"),
+        ("nope://x", "^nope://x cannot be read: "),
+    ]
+    for cache, said in places:
+        with pytest.raises(UserError, match=said) as problem:
+            read_split(path, "dev", SourceOptions(cache=cache))
+        assert "cv.tar.gz" not in str(problem.value).removeprefix(cache)
+
+
 def test_a_slice_is_taken_in_the_order_of_the_tsv(tmp_path, sample_corpus):
     files = dict(reversed(corpus_files(sample_corpus).items()))
     got = read_split(write_archive(tmp_path / "cv.tar", files), "dev[:5]").clips
@@ -113,7 +127,7 @@ def test_names_that_lead_elsewhere_links_and_devices_are_never_followed(tmp_path
     files = corpus_files(sample_corpus, 2)
     header = files[f"{CORPUS}/dev.tsv"].decode()
     names = ["link.mp3", "device.mp3", "up.mp3", "missing.mp3"]
-    files[f"{CORPUS}/dev.tsv"] = (header + "".join(f"s\t{name}\tCiao.\n" for name in names)).encode()
+    files[f"{CORPUS}/dev.tsv"] = (header + "".join(f"s\t{name}\tCiao.\t\t\t\t\t\tit\n" for name in names)).encode()
     more = [
         (f"{CORPUS}/clips/link.mp3", b"", tarfile.SYMTYPE, str(secret)),
         (f"{CORPUS}/clips/hard.mp3", b"", tarfile.LNKTYPE, f"{CORPUS}/dev.tsv"),

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import yaml
 
-from data.clips import CorpusError
+from data.clips import ClipError, CorpusError
 from data.errors import UserError
-from data.hub_dataset import DatasetRow
+from data.hub_rows import DatasetRow
 from data.sources import SourceOptions, open_source, read_split
 
 ROWS = 25
@@ -86,22 +86,23 @@ def test_a_stream_is_read_in_any_order_and_over_the_edges_of_its_files(tmp_path)
 
 
 def test_a_stream_goes_forwards_without_beginning_again(tmp_path, monkeypatch):
-    from data import hub_dataset
+    from data import hub_rows
 
     starts = []
-    start = hub_dataset._Streamed._from
-    monkeypatch.setattr(hub_dataset._Streamed, "_from", lambda *a: starts.append(a[1:]) or start(*a))
+    start = hub_rows._Streamed._from
+    monkeypatch.setattr(hub_rows._Streamed, "_from", lambda *a: starts.append(a[1:]) or start(*a))
     clips = read_split(write_parquet(tmp_path / "corpus", make_dataset()), "train[10:]", STREAMING).clips
     assert [clip.audio.load() for clip in clips] == [wav(number) for number in range(10, ROWS)]
     assert starts == [(1, 10)]
 
 
 def test_planning_a_stream_reads_no_audio(tmp_path, monkeypatch):
-    from data import hub_dataset
+    from data import hub_dataset, hub_rows
 
     asked = []
-    load = hub_dataset._load
-    monkeypatch.setattr(hub_dataset, "_load", lambda *a, **k: asked.append(k.get("columns")) or load(*a, **k))
+    load = hub_rows.load_split
+    for module in (hub_dataset, hub_rows):
+        monkeypatch.setattr(module, "load_split", lambda *a, **k: asked.append(k.get("columns")) or load(*a, **k))
     read_split(write_parquet(tmp_path / "corpus", make_dataset()), "train", STREAMING)
     assert asked == [None, ["text", "speaker_id", "locale"]]
 
@@ -164,6 +165,69 @@ def test_columns_are_found_or_named_and_missing_ones_listed(tmp_path):
     silent = dataset.remove_columns("suono")
     with pytest.raises(CorpusError, match=r"no column of audio; there are: text, speaker_id"):
         read_split(write_parquet(tmp_path / "silent", silent, files=1), "train")
+
+
+@pytest.mark.parametrize("options", [SourceOptions(), STREAMING])
+@pytest.mark.parametrize("form", ["bytes", "paths"])
+def test_audio_may_be_bytes_or_paths_without_a_struct(tmp_path, monkeypatch, form, options):
+    (tmp_path / "corpus").mkdir()
+    for number in range(3):
+        (tmp_path / "corpus" / f"{number}.wav").write_bytes(wav(number))
+    audio = [wav(n) if form == "bytes" else f"{n}.wav" for n in range(3)]
+    dataset = datasets.Dataset.from_dict({"audio": audio, "text": ["Uno", "Due", "Tre"]})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir("/")
+    clips = read_split(write_parquet(tmp_path / "corpus", dataset, files=1), "train", options).clips
+    heard = [clip.audio.load() for clip in clips]
+    assert [one if isinstance(one, bytes) else one.read_bytes() for one in heard] == [wav(n) for n in range(3)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("audio", "asked", "problem"),
+    [
+        ([[0.1, 0.2]], None, "column audio of .*corpus is decoded samples: audio is files' bytes, or their paths"),
+        ([{"array": [0.1], "path": "0.wav"}], None, "column audio of .*corpus is decoded samples"),
+        ([7], None, r"column audio of .*corpus is Value\('int64'\)"),
+        (["0.wav"], "text", "column text of .*corpus is the text: .* name another as audio column"),
+    ],
+)
+def test_a_column_that_holds_no_encoded_audio_is_named_with_what_it_is(tmp_path, audio, asked, problem, streaming):
+    dataset = datasets.Dataset.from_dict({"audio": audio, "text": ["Uno"]})
+    folder = write_parquet(tmp_path / "corpus", dataset, files=1)
+    with pytest.raises(CorpusError, match=problem):
+        read_split(folder, "train", SourceOptions(streaming=streaming, audio_column=asked))
+
+
+@pytest.mark.parametrize("options", [SourceOptions(), STREAMING])
+def test_paths_that_leave_the_dataset_are_rejected(tmp_path, options):
+    corpus = tmp_path / "corpus"
+    (corpus / "clips").mkdir(parents=True)
+    for path in (corpus / "clips" / "0.wav", tmp_path / "0.wav"):
+        path.write_bytes(wav(0))
+    (corpus / "out").symlink_to(tmp_path)
+    (corpus / "link.wav").symlink_to(tmp_path / "0.wav")
+    inside = ["clips/0.wav", "out/corpus/clips/../clips/0.wav", str(corpus / "clips" / "0.wav")]
+    leaving = [str(tmp_path / "0.wav"), "../0.wav", "clips/../../0.wav", "out/0.wav", "link.wav", "s3://x/0.wav"]
+    paths = [*inside, *leaving]
+    audio = [{"bytes": None, "path": path} for path in paths]
+    dataset = datasets.Dataset.from_dict({"audio": audio, "text": ["Uno"] * len(paths)})
+    clips = read_split(write_parquet(corpus, dataset, files=1), "train", options).clips
+    assert [clip.audio.load().read_bytes() for clip in clips[: len(inside)]] == [wav(0)] * len(inside)
+    for clip in clips[len(inside) :]:
+        with pytest.raises(ClipError, match="path leaves the corpus folder"):
+            clip.audio.load()
+
+
+def test_files_that_datasets_keeps_itself_are_read(tmp_path, monkeypatch):
+    """What it fetches or extracts lies in its cache, not in the dataset's folder."""
+    monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", str(tmp_path / "extracted"))
+    (tmp_path / "extracted").mkdir()
+    (tmp_path / "extracted" / "0.wav").write_bytes(wav(0))
+    audio = [{"bytes": None, "path": str(tmp_path / "extracted" / "0.wav")}]
+    dataset = datasets.Dataset.from_dict({"audio": audio, "text": ["Uno"]})
+    (clip,) = read_split(write_parquet(tmp_path / "corpus", dataset, files=1), "train").clips
+    assert clip.audio.load().read_bytes() == wav(0)
 
 
 def test_the_files_of_a_dataset_that_are_gone_are_named(tmp_path):

@@ -75,6 +75,14 @@ def test_a_column_called_split_makes_the_splits(tmp_path):
             read_split(where, "dev")
 
 
+def test_a_split_may_be_called_by_a_number(tmp_path):
+    rows = [{"file_name": f"{n}.wav", "text": "Uno", "split": n % 2} for n in range(4)]
+    manifest = write_lines(tmp_path / "folds.jsonl", rows)
+    assert [clip.id for clip in read_split(manifest, "1").clips] == ["1.wav", "3.wav"]
+    with pytest.raises(CorpusError, match=r"no split '2' .*; there are: 0, 1"):
+        read_split(manifest, "2")
+
+
 def test_nemo_lines_give_parts_of_recordings(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.linspace(-0.5, 0.5, 64_000), 16_000)
     path = write_lines(

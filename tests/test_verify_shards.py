@@ -15,7 +15,8 @@ import pytest
 from data.corruption import find_fault, single_byte_changes
 from data.errors import UserError
 from data.featurize import FeaturizeConfig, featurize
-from data.records import Record, ShardWriter, write_index
+from data.records import Record, ShardWriter
+from data.set_files import write_index
 from data.tfrecord import frame
 from data.verify import VerifyConfig, verify
 
