@@ -5,7 +5,6 @@ Pillow, which the project has already. Drawn at twice the size and scaled down, 
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,15 +67,7 @@ def run_rows(run: Path) -> list[dict[str, Any]]:
     path = run / METRICS
     if not path.is_file():
         raise UserError(f"{run}: no {METRICS} in it; give the RUN of a `make train`")
-    try:
-        rows = read_rows(run)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: {error.doc.strip()[:60]!r} is not JSON; remove that line") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text ({error.reason} at byte {error.start}); was it overwritten?") from error
-    for row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise UserError(f"{path}: {json.dumps(row)[:60]} has no step; remove that line")
+    rows = read_rows(run)
     if not rows:
         raise UserError(f"{path}: holds no whole line yet; wait for the run's first step")
     return rows

@@ -30,17 +30,27 @@ RUN_SECONDS = "run_seconds"
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; what a kill or a power cut left of a line is left out."""
+    """The rows of a run's metrics.jsonl; what a kill or a power cut left of a line is left out.
+
+    Raises:
+        UserError: a line that is no row.
+    """
     path = run / METRICS
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
-    return [row for line in lines if line.endswith("\n") and isinstance(row := _parsed(line), dict)]
-
-
-def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except ValueError:
-        return None
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text ({error.reason} at byte {error.start}); was it overwritten?") from error
+    return [_row(line, path) for line in lines if line.endswith("\n") and line.strip("\0\n")]
+
+
+def _row(line: str, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line.strip("\0"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: {line.strip()[:60]!r} is not JSON; remove that line") from error
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise UserError(f"{path}: {json.dumps(row)[:60]} has no step; remove that line")
+    return row
 
 
 def wer_by_step(rows: Sequence[dict[str, Any]]) -> dict[int, float]:

@@ -58,7 +58,7 @@ def test_a_file_is_no_checkpoint_and_a_seal_of_another_kind_is_none(run):
 def test_what_a_power_cut_left_of_a_row_is_no_row(tmp_path):
     rows = [json.dumps({"step": step}) + "\n" for step in (1, 2)]
     (tmp_path / "metrics.jsonl").write_bytes(
-        b"".join([rows[0].encode(), b"\0" * 40 + b"\n", rows[1].encode(), b'{"st'])
+        b"".join([rows[0].encode(), b"\0" * 40 + b"\n", b"\0\0" + rows[1].encode(), b'{"st'])
     )
     assert read_rows(tmp_path) == [{"step": 1}, {"step": 2}]
 
