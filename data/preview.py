@@ -29,7 +29,7 @@ from data.pages import write_page
 from data.pictures import Histogram, Tick, data_uri, envelope, flac, histogram, log_mel_png, short_speaker, time_ticks
 from data.records import Record, Shards
 from data.set_files import MANIFEST
-from data.shard_jobs import ShardJob, clip_records, make_copy
+from data.shard_jobs import ShardJob, each_record, make_copy
 from data.sources import SourceOptions, read_split
 from data.split_names import folder_name
 from data.storage import open_folder, reading
@@ -181,7 +181,7 @@ def _cards(clips: list[Clip], job: ShardJob, tokenizer: Tokenizer, advance: Call
 
 def _card(clip: Clip, speaker: str, job: ShardJob, tokenizer: Tokenizer) -> Card:
     """`clip` with its versions; `ClipError` if it cannot be used."""
-    records = clip_records(clip, job, tokenizer)
+    records = list(each_record(clip, job, tokenizer))
     native_N, rate = decode(clip.audio.load(), clip.start, clip.length, clip.id)
     audios = [make_copy(native_N, rate, record.copy, clip.id, job)[0] for record, _ in records]
     longest = max(record.seconds for record, _ in records)

@@ -174,11 +174,6 @@ def _is_there(clip: Clip) -> bool:
     return isinstance(audio, bytes) or audio.is_file()
 
 
-def clip_records(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> list[tuple[Record, str]]:
-    """What `each_record` gives, all at once."""
-    return list(each_record(clip, job, tokenizer))
-
-
 def each_record(clip: Clip, job: ShardJob, tokenizer: Tokenizer) -> Iterator[tuple[Record, str]]:
     """`clip`'s records, copy 0 first, each with what was drawn for it (JSON), and one in memory at a time.
 

@@ -15,7 +15,7 @@ from data.clips import Clip, ClipError, Rejected, Split
 from data.errors import UserError
 from data.finish import REJECTED
 from data.records import Shards
-from data.shard_jobs import ShardJob, clip_records
+from data.shard_jobs import ShardJob, each_record
 
 EXAMPLES = 3  # rejected clips named for each reason
 
@@ -61,7 +61,7 @@ def of_sample(
     seconds, tokens, usable, rejected = [], [], [], list(split.rejected)
     for clip in clips:
         try:
-            ((record, _),) = clip_records(clip, clean, tokenizer)
+            ((record, _),) = each_record(clip, clean, tokenizer)
         except ClipError as error:
             rejected.append(Rejected(clip.id, error.reason, error.detail))
         else:

@@ -217,7 +217,7 @@ def draw_panel(canvas: Canvas, panel: Panel, top: int, across: tuple[float, floa
     if last:
         canvas.text((x_right, y_bottom + 38), "step", 15, FAINT, "rm")
     right = float(x_right)
-    for series, colour in reversed(list(zip(panel.series, COLOURS, strict=False))):
+    for series, colour in reversed(list(zip(panel.series, COLOURS, strict=False))):  # as many as there are
         points = [place(step, value) for step, value in zip(series.steps, series.values, strict=True)]
         if panel.style == "noisy":
             faint = 0.45 if len(points) < MANY_POINTS else 0.22

@@ -105,5 +105,5 @@ class Evaluation:
     def _shown(self, references: Sequence[str], hypotheses: Sequence[str]) -> str:
         """The first clips' sentences and transcripts as a Markdown table."""
         ids = self._shards.index["id"][self._rows[:SHOWN]].tolist()
-        lines = [f"| {' | '.join(row)} |" for row in zip(ids, references, hypotheses, strict=False)]
+        lines = [f"| {' | '.join(row)} |" for row in zip(ids, references, hypotheses, strict=False)]  # ids are SHOWN
         return "\n".join(["| clip | reference | hypothesis |", "| --- | --- | --- |", *lines])

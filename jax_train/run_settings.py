@@ -45,15 +45,16 @@ def claimed(run: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{run}: cannot be written to ({error.strerror}); give another RUN") from error
     try:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in HELD:
-                raise UserError(f"{run}: is being trained already; wait for its end, or give another RUN") from error
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            os.close(file)
+            raise UserError(f"{run}: is being trained already; wait for its end, or give another RUN") from error
+    try:
         yield
     finally:
-        os.close(file)
-        if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
-            with suppress(OSError):
+        with suppress(OSError):
+            if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
                 (run / LOCK).unlink()
                 run.rmdir()
+        os.close(file)

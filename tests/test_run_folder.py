@@ -14,7 +14,7 @@ from data.errors import UserError, command
 from data.records import Shards
 from jax_train.config import PUBLISHED, TrainConfig
 from jax_train.run_folder import prepare_run, starting_model
-from jax_train.run_settings import SETTINGS, claimed, read_settings
+from jax_train.run_settings import LOCK, SETTINGS, claimed, read_settings
 from tests.conftest import REPOSITORY
 
 SHARDS = SimpleNamespace(manifest={"shards": []})
@@ -121,6 +121,7 @@ def test_a_run_is_one_process_own_until_it_ends_however_it_does(tmp_path):
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match="one: is being trained already"), claimed(run):
             pass
+        assert (run / LOCK).is_file()  # the other's, which has nothing else there yet
         other.kill()
     with claimed(run):
         (run / "metrics.jsonl").touch()
