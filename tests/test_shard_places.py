@@ -2,6 +2,7 @@
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from s3fs import S3FileSystem
 
 from data.errors import UserError
 from data.preview import PreviewConfig, preview
@@ -11,11 +12,14 @@ from data.verify import VerifyConfig, verify
 
 @pytest.fixture(autouse=True)
 def _dead_store(monkeypatch):
-    """Port 9 discards, and nobody listens there."""
+    """Port 9 discards, and nobody listens there. A store of the same name that another test spoke to is forgotten."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.parametrize(
