@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.model import Whisper
 from jax_train.presets import from_command_line
 from jax_train.pretrained import fetch_base
+from jax_train.sharding import data_mesh
 from jax_train.train import train
 from jax_train.weights import to_torch_tensors
 
@@ -139,6 +141,21 @@ def small_shards(small_model_dir: Path, sample_corpus: Path, tmp_path_factory: p
             )
         )
     return shards
+
+
+@contextmanager
+def training_on(devices: int) -> Iterator[None]:
+    """Training in this process takes so many of its eight devices, and so may take as few windows a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax_train.train.data_mesh", lambda fsdp: data_mesh(jax.devices()[:devices], fsdp))
+        yield
+
+
+@pytest.fixture
+def two_devices() -> Iterator[None]:
+    """For steps of two windows instead of eight, a quarter of the work, where how many there are is not the matter."""
+    with training_on(2):
+        yield
 
 
 @pytest.fixture

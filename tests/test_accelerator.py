@@ -113,7 +113,7 @@ def test_a_gpu_without_fused_attention_multiplies_in_half_precision_all_the_same
 @pytest.fixture
 def config(terse_model_dir, small_shards, tmp_path):
     return TrainConfig(
-        shards=small_shards, run=tmp_path / "run", model=str(terse_model_dir), batch_size=8, steps=5,
+        shards=small_shards, run=tmp_path / "run", model=str(terse_model_dir), batch_size=2, steps=5,
         learning_rate=1e-2, save_steps=2, eval_split="test", eval_steps=3, max_eval_share=1.0,
     )  # fmt: skip
 

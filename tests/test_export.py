@@ -20,13 +20,15 @@ from jax_train.proof import real_windows, rounded
 from jax_train.runlog import write_json
 from jax_train.train import train
 from jax_train.weights import load_model
+from tests.conftest import training_on
 
 
 @pytest.fixture(scope="module")
 def run(small_model_dir, small_shards, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     model = str(small_model_dir)
-    train(TrainConfig(shards=small_shards, run=folder, model=model, batch_size=8, steps=2, learning_rate=1e-2))
+    with training_on(2):
+        train(TrainConfig(shards=small_shards, run=folder, model=model, batch_size=2, steps=2, learning_rate=1e-2))
     return folder
 
 
@@ -106,11 +108,11 @@ def test_the_pipeline_writes_what_generate_does(exported):
     assert heard["text"] == processor.batch_decode(tokens, skip_special_tokens=True)[0]
 
 
-@pytest.mark.usefixtures("proved_here")
+@pytest.mark.usefixtures("proved_here", "two_devices")
 def test_adapters_are_merged_and_stored_in_float16(small_model_dir, small_shards, tmp_path):
     run, folder = tmp_path / "run", tmp_path / "model"
     adapters = Lora(rank=4, targets=("q_proj", "v_proj"))
-    settings = {"batch_size": 8, "steps": 2, "learning_rate": 1e-1, "lora": adapters}
+    settings = {"batch_size": 2, "steps": 2, "learning_rate": 1e-1, "lora": adapters}
     train(TrainConfig(shards=small_shards, run=run, model=str(small_model_dir), **settings))
     record = export(ExportConfig(run, folder, dtype="float16"))
     assert 0 < record["rounding"]["max_abs_logit_difference"] <= 0.01 * record["rounding"]["max_abs_logit"]

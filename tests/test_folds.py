@@ -101,12 +101,13 @@ def test_a_view_of_shards_has_their_records_and_travels_to_other_processes(small
     assert [view[i].id for i in range(3)] == [shards[i].id for i in np.flatnonzero(chosen)[:3]]
 
 
+@pytest.mark.usefixtures("two_devices")
 def test_crossval_holds_each_speaker_out_once_and_names_the_normaliser(
     small_shards: Path, terse_model_dir: Path, tmp_path: Path, commands_here: list[str]
 ):
     """The whole of it in this process: two speakers, a fold each."""
     config = CrossvalConfig(shards=small_shards, out=tmp_path, folds=2, limit=5, score_batch_size=1)
-    options = ["--model", str(terse_model_dir), "--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3"]
+    options = ["--model", str(terse_model_dir), "--batch-size", "2", "--steps", "1", "--learning-rate", "1e-3"]
     result = crossval(config, options)
     assert commands_here == ["jax_train.train", "jax_train.evaluate"] * 2
     shards = Shards.open(small_shards, "train")

@@ -58,12 +58,12 @@ def test_a_model_of_english_alone_is_told_neither_language_nor_task(english):
             refused(folder, "it")
 
 
-@pytest.mark.usefixtures("proved_here")
+@pytest.mark.usefixtures("proved_here", "two_devices")
 def test_a_model_of_english_alone_is_scored_as_generate_writes_trained_and_exported(english, tmp_path):
     folder, shards = english
     config = EvaluateConfig(shards, model=str(folder), out=tmp_path / "scores", max_new_tokens=8, batch_size=4)
     evaluate(config, jax.devices()[:1])
-    settings = {"batch_size": 8, "steps": 1, "learning_rate": 1e-3, "language": "en"}
+    settings = {"batch_size": 2, "steps": 1, "learning_rate": 1e-3, "language": "en"}
     train(TrainConfig(shards=shards, run=tmp_path / "run", model=str(folder), split="test", **settings))
     record = export(ExportConfig(tmp_path / "run", tmp_path / "model", clips=2))
     assert record["transcripts"]["different"] == 0  # PyTorch's `generate`, by the folder's own settings

@@ -89,12 +89,13 @@ def test_each_device_has_a_type_that_suits_it(platform, capability, dtype):
     assert suited(device) == dtype
 
 
+@pytest.mark.usefixtures("two_devices")
 def test_a_run_keeps_its_type_on_a_machine_that_another_would_suit(
     small_model_dir, small_shards, tmp_path, monkeypatch
 ):
     """Begun on a CPU, which a new run on an A100 would not be like; and what the type became stands in its settings."""
     config = dataclasses.replace(
-        CONFIG, shards=small_shards, run=tmp_path / "run", model=str(small_model_dir), batch_size=8, steps=1,
+        CONFIG, shards=small_shards, run=tmp_path / "run", model=str(small_model_dir), batch_size=2, steps=1,
         learning_rate=1e-2, compute_dtype="auto",
     )  # fmt: skip
     train(config)

@@ -120,11 +120,11 @@ def test_an_unknown_preset_is_one_line_that_lists_all():
         from_command_line(["--preset", "huge", *PATHS], None)
 
 
-@pytest.mark.usefixtures("proved_here")
+@pytest.mark.usefixtures("proved_here", "two_devices")
 def test_a_lab_run_with_other_heads_is_evaluated_and_exported_with_them(small_model_dir, small_shards, tmp_path):
     """The pretrained matrices stay as they are at first: it is their splitting that differs."""
     options = ["--shards", str(small_shards), "--run", str(tmp_path / "run"), "--model", str(small_model_dir)]
-    options += ["--steps", "2", "--batch-size", "8", "--learning-rate", "1e-3", "--attention-heads", "4"]
+    options += ["--steps", "2", "--batch-size", "2", "--learning-rate", "1e-3", "--attention-heads", "4"]
     config = from_command_line(["--preset", "lab/tiny-8-heads", *options], None)
     train(config)
     model, step = load_run(config.run)

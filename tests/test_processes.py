@@ -19,7 +19,7 @@ from jax_train.config import Lora, TrainConfig
 from jax_train.model import functional
 from jax_train.runlog import METRICS, read_rows
 from jax_train.train import train
-from tests.conftest import REPOSITORY, THOROUGH
+from tests.conftest import REPOSITORY, THOROUGH, training_on
 from tests.test_train_reliability import wait_until
 
 STEPS = 3
@@ -80,7 +80,7 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
         shards=small_shards,
         run=tmp_path / "two",
         model=str(small_model_dir),
-        batch_size=8,
+        batch_size=4,
         steps=STEPS,
         learning_rate=1e-2,
         fsdp=fsdp,
@@ -90,7 +90,8 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
         lora=Lora(rank),
     )
     alone = dataclasses.replace(config, run=tmp_path / "one", fsdp=1)
-    train(alone)
+    with training_on(4):
+        train(alone)
     for process in ended(started(config, 2, devices=2)):
         assert process.returncode == 0, process.stderr
     got, told = (read_rows(run)[-1] for run in (config.run, alone.run))
@@ -105,7 +106,8 @@ def test_two_processes_train_as_one_and_a_single_one_goes_on(small_model_dir, sm
         if path.is_file():
             path.unlink()
     (config.run / "summary.json").unlink()
-    train(dataclasses.replace(config, fsdp=1))
+    with training_on(4):
+        train(dataclasses.replace(config, fsdp=1))
     again = losses(config.run)
     assert [row["step"] for row in again] == list(range(1, STEPS + 1))
     assert again[-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
@@ -124,7 +126,7 @@ def test_sigterm_to_one_or_both_of_two_processes_saves_the_run_and_ends_both_wit
         shards=small_shards,
         run=tmp_path / "run",
         model=str(small_model_dir),
-        batch_size=8,
+        batch_size=2,
         steps=400,
         learning_rate=1e-3,
         save_steps=400,

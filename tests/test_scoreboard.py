@@ -17,6 +17,7 @@ from tests.conftest import thorough
 OPTIONS = ["--batch-size", "8", "--steps", "1", "--learning-rate", "1e-3", "--compute-dtype", "float32"]
 
 
+@pytest.mark.usefixtures("two_devices")
 def test_models_and_presets_are_scored_in_folders_of_their_own_and_stand_in_the_table(
     small_shards: Path, terse_model_dir: Path, tmp_path: Path, commands_here: list[str], monkeypatch
 ):
@@ -24,7 +25,7 @@ def test_models_and_presets_are_scored_in_folders_of_their_own_and_stand_in_the_
     other = tmp_path / "other" / terse_model_dir.name
     shutil.copytree(terse_model_dir, other)
     presets = {
-        name: Preset(f"From {name}.", 16, {"model": str(model), "batch_size": 8, "steps": 1, "learning_rate": 1e-3})
+        name: Preset(f"From {name}.", 16, {"model": str(model), "batch_size": 2, "steps": 1, "learning_rate": 1e-3})
         for name, model in (("made/terse", terse_model_dir), ("made/other", other))
     }
     monkeypatch.setattr("jax_train.presets.PRESETS", presets)

@@ -34,7 +34,7 @@ def model_dir(tmp_path_factory):
 def test_parameters_in_four_parts_take_the_step_of_one_device_in_a_quarter_of_the_room(model_dir, options):
     """1e-5 of the loss: sums in another order. Two steps move parameters by up to 2e-3; rounding turns few signs."""
     config = dataclasses.replace(CONFIG, **options)
-    one = steps(model_dir, config, devices=1)
+    one = steps(model_dir, config, devices=1, windows=8)
     split = dataclasses.replace(config, fsdp=4)
     mesh = data_mesh(jax.devices(), split.fsdp)
     optimizer = make_optimizer(split, lambda _: jnp.float32(1e-3))
@@ -54,7 +54,7 @@ def test_parameters_in_four_parts_take_the_step_of_one_device_in_a_quarter_of_th
 def test_split_parameters_are_the_same_step_in_bfloat16(model_dir):
     """2e-4: whole, the matrix that the values' bias comes through is in float32 there; split, as it is gathered."""
     config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    whole, split = (steps(model_dir, dataclasses.replace(config, fsdp=fsdp), 2, 2)[1:] for fsdp in (1, 2))
+    whole, split = (steps(model_dir, dataclasses.replace(config, fsdp=fsdp), windows=8)[1:] for fsdp in (1, 2))
     assert [loss for _, loss in split] == pytest.approx([loss for _, loss in whole], rel=2e-4)
 
 

@@ -26,6 +26,7 @@ from tests.power_cut import train_until_power_cut
 from tests.test_windows import random_batch
 from tests.torch_reference import SHALLOW, small_model_dir
 
+pytestmark = pytest.mark.usefixtures("two_devices")
 CONFIG = TrainConfig(shards=Path(), run=Path(), compute_dtype="float32")
 ENCODER = ("model.encoder.*",)
 
@@ -35,7 +36,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model_dir(tmp_path_factory.mktemp("model"), **SHALLOW)
 
 
-def steps(model_dir: Path, config: TrainConfig, devices: int = 2, count: int = 2) -> list[tuple[TrainState, float]]:
+def steps(
+    model_dir: Path, config: TrainConfig, devices: int = 2, count: int = 2, windows: int = 4
+) -> list[tuple[TrainState, float]]:
     """The states before training and after each step, with the step's loss."""
     mesh = data_mesh(jax.devices()[:devices], config.fsdp)
     optimizer = make_optimizer(config, lambda _: jnp.float32(1e-3))
@@ -46,7 +49,7 @@ def steps(model_dir: Path, config: TrainConfig, devices: int = 2, count: int = 2
     step = make_train_step(build, optimizer, mesh, config)
     seen = [(jax.tree.map(np.array, state), np.nan)]  # copies: the step consumes what jax.device_get would look into
     for seed in range(count):
-        state, metrics = step(state, random_batch(seed, mesh, batch=8))
+        state, metrics = step(state, random_batch(seed, mesh, batch=windows))
         seen.append((jax.tree.map(np.array, state), float(metrics.loss)))
     return seen
 
@@ -74,8 +77,8 @@ def test_label_smoothing_equals_pytorchs(label_smoothing):
 def test_accumulation_equals_the_large_batch(model_dir):
     """Windows differ in label tokens, so a mean of the parts' means would not; AdamW's first steps are signs."""
     sgd_like = dataclasses.replace(CONFIG, optimizer="muon", freeze=("*bias", "*embed*", "*norm*", "*conv*"))
-    whole = steps(model_dir, sgd_like)
-    split = steps(model_dir, dataclasses.replace(sgd_like, gradient_accumulation_steps=4))
+    whole = steps(model_dir, sgd_like, windows=8)
+    split = steps(model_dir, dataclasses.replace(sgd_like, gradient_accumulation_steps=4), windows=8)
     for (state, loss), (want, want_loss) in zip(split[1:], whole[1:], strict=True):
         assert loss == pytest.approx(want_loss, rel=1e-5)
         for name, value in want.params.items():
@@ -127,7 +130,7 @@ def everything(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> Tra
         shards=small_shards,
         run=tmp_path / "run",
         model=str(small_model_dir),
-        batch_size=16,
+        batch_size=4,
         steps=3,
         learning_rate=1e-2,
         save_steps=1,
@@ -162,7 +165,7 @@ def test_a_run_with_every_option_resumes_bit_for_bit_and_evaluates_the_average(e
 
 def test_a_run_of_adapters_resumes_bit_for_bit_and_is_evaluated_with_them_merged(everything, monkeypatch):
     lora = Lora(rank=4, alpha=8.0, targets=("q_proj", "decoder.*.fc1"))
-    adapters = TrainConfig(everything.shards, everything.run, model=everything.model, batch_size=8, steps=3, lora=lora)
+    adapters = TrainConfig(everything.shards, everything.run, model=everything.model, batch_size=2, steps=3, lora=lora)
     adapters = dataclasses.replace(adapters, learning_rate=1e-2, save_steps=1)
     undisturbed = dataclasses.replace(adapters, run=adapters.run.with_name("undisturbed"))
     train(undisturbed)
@@ -194,7 +197,7 @@ def test_spec_augment_masks_the_same_on_any_number_of_devices(model_dir):
 
 
 def test_a_run_from_before_an_option_existed_is_continued(everything):
-    plain = dataclasses.replace(TrainConfig(everything.shards, everything.run), model=everything.model, batch_size=8)
+    plain = dataclasses.replace(TrainConfig(everything.shards, everything.run), model=everything.model, batch_size=2)
     plain = dataclasses.replace(plain, steps=2, learning_rate=1e-2)
     result = train(plain)
     path = plain.run / "config.json"

@@ -11,12 +11,14 @@ from data.errors import UserError
 from jax_train.config import TrainConfig
 from jax_train.train import train
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 @pytest.fixture
 def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainConfig:
     model = shutil.copytree(small_model_dir, tmp_path / "model")
     shards = shutil.copytree(small_shards, tmp_path / "shards")
-    return TrainConfig(shards, tmp_path / "run", model=str(model), steps=1, learning_rate=1e-3, batch_size=8)
+    return TrainConfig(shards, tmp_path / "run", model=str(model), steps=1, learning_rate=1e-3, batch_size=2)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -29,6 +29,7 @@ from jax_train.windows import Prompt, Window
 from tests.power_cut import train_until_power_cut
 from tests.torch_reference import torch_loss
 
+pytestmark = pytest.mark.usefixtures("two_devices")
 STEPS = 6
 
 
@@ -38,7 +39,7 @@ def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainCo
         shards=small_shards,
         run=tmp_path / "run",
         model=str(small_model_dir),
-        batch_size=8,
+        batch_size=2,
         steps=STEPS,
         learning_rate=1e-2,
         save_steps=2,
@@ -119,7 +120,7 @@ def test_shards_of_another_mel_size_are_refused(config, small_model_dir, tmp_pat
     [
         ({"split": "dev"}, "has no split 'dev'; there are: test, train"),
         ({"language": "xx"}, r"--language xx: .*train is in 'it'; leave the option out"),
-        ({"batch_size": 3}, "--batch-size 3 does not divide by 8 devices"),
+        ({"batch_size": 3}, "--batch-size 3 does not divide by 2 devices"),
         ({"model": "no/such/folder"}, "no such folder"),
         ({"epochs": -1.0}, "--epochs -1"),
         ({"timestamps": 1.5}, "--timestamps 1.5"),
@@ -135,7 +136,7 @@ def test_a_wrong_setting_is_said(config, options, message):
 def test_epochs_are_counted_in_passes_over_the_clips(config):
     index = Shards.open(config.shards, "train").index
     for epochs in (1.0, 1.5, 3.0):
-        plan = plan_run(index, dataclasses.replace(config, steps=0, epochs=epochs, windows="padded"))
+        plan = plan_run(index, dataclasses.replace(config, batch_size=8, steps=0, epochs=epochs, windows="padded"))
         assert plan.steps == round(epochs * 5)  # 40 clips, eight a batch
     rows = np.concatenate([plan.rows_of_step(step) for step in range(5)])
     assert sorted(index["id"][rows]) == sorted(set(index["id"]))

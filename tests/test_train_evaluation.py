@@ -27,6 +27,7 @@ from jax_train.train import train
 from tests.power_cut import train_until_power_cut
 from tests.test_train_reliability import curve
 
+pytestmark = pytest.mark.usefixtures("two_devices")
 WER_OF_STEP = {2: 80.0, 4: 95.0, 6: 90.0}
 
 
@@ -36,7 +37,7 @@ def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainCo
         shards=small_shards,
         run=tmp_path / "run",
         model=str(small_model_dir),
-        batch_size=8,
+        batch_size=2,
         steps=6,
         learning_rate=1e-2,
         save_steps=1000,

@@ -296,9 +296,10 @@ def test_minutes_make_a_checkpoint_due_before_the_steps_do(setup, tmp_path):
     assert steps_in(tmp_path / "checkpoints") == [2, 4]
 
 
-def test_a_step_without_a_number_is_left_out_as_often_as_allowed(eight, monkeypatch):
+@pytest.mark.usefixtures("two_devices")
+def test_a_step_without_a_number_is_left_out_as_often_as_allowed(two, monkeypatch):
     """Two windows get features that are none; the first step is left out, the second stops the run."""
-    config = dataclasses.replace(eight, steps=4, save_steps=1, keep=4, skip_non_finite=1)
+    config = dataclasses.replace(two, steps=4, save_steps=1, keep=4, skip_non_finite=1)
     to_devices, seen = batches.to_devices, []
 
     def poisoned(batch, mesh):
@@ -324,21 +325,22 @@ def test_a_step_without_a_number_is_left_out_as_often_as_allowed(eight, monkeypa
 
 
 @pytest.fixture
-def eight(setup, tmp_path) -> TrainConfig:
-    """A run on eight devices, of the shapes that test_train.py compiles."""
-    return dataclasses.replace(setup, run=tmp_path / "run", batch_size=8)
+def two(setup, tmp_path) -> TrainConfig:
+    """A run on two devices, of the shapes that test_train.py compiles."""
+    return dataclasses.replace(setup, run=tmp_path / "run", batch_size=2)
 
 
-def test_a_profile_names_the_slowest_operations_and_leaves_a_trace(eight, capsys):
-    train(dataclasses.replace(eight, steps=4, save_steps=1000, profile=1))
+@pytest.mark.usefixtures("two_devices")
+def test_a_profile_names_the_slowest_operations_and_leaves_a_trace(two, capsys):
+    train(dataclasses.replace(two, steps=4, save_steps=1000, profile=1))
     lines = capsys.readouterr().out.splitlines()
     first = next(number for number, line in enumerate(lines) if line.lstrip().startswith("ms a step"))
     shares = [float(line.split()[1].rstrip("%")) for line in lines[first + 1 : first + 11]]
     assert shares == sorted(shares, reverse=True)
     assert 10 < sum(shares) <= 100.5  # rounded one by one
-    (trace,) = eight.run.rglob("perfetto_trace.json.gz")
+    (trace,) = two.run.rglob("perfetto_trace.json.gz")
     assert str(trace) in lines[first + 11]
-    assert list(eight.run.rglob("*.xplane.pb"))  # what XProf reads
+    assert list(two.run.rglob("*.xplane.pb"))  # what XProf reads
 
 
 def test_a_profile_of_a_run_that_is_over_before_it_says_so(tmp_path):
