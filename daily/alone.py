@@ -12,7 +12,7 @@ from pathlib import Path
 from daily.day_progress import read_progress, write_progress
 from daily.leftovers import sweep
 from daily.lock import is_inherited, locked
-from daily.store import parse_day
+from daily.store import open_store, parse_day
 
 
 @contextmanager
@@ -21,12 +21,13 @@ def alone(store: Path, stage: str = "", day: str = "") -> Iterator[None]:
 
     Raises:
         LockedError: a run, or another command, is at work on the store.
-        UserError: `day` is no day.
+        UserError: `day` is no day, or `store` no store; nothing was written there then.
     """
     day = parse_day(day)
-    if not store.is_dir() or is_inherited(store):
+    if is_inherited(store):
         yield
         return
+    open_store(store)
     with locked(store):
         sweep(store)
         yield

@@ -5,18 +5,20 @@ import tempfile
 from pathlib import Path
 
 from daily.registry import MODEL, Registry, Version, open_registry
+from daily.registry_files import NEEDED
 from daily.store import Store
 from data.errors import UserError
 
 BASE = "base"  # the key of the first version
-FILES = ("*.json", "*.txt", "*.safetensors")  # of a Hugging Face Whisper folder
+WEIGHTS = NEEDED[MODEL]
+FILES = ("*.json", "*.txt", WEIGHTS)  # of a Hugging Face Whisper folder
 
 
 def champion_of(store: Store) -> tuple[Path, Version]:
     """The champion's folder, which holds what the registry says, and its version; made where there is none yet.
 
     Raises:
-        UserError: the registry cannot be read, or the pretrained model cannot be had.
+        UserError: the registry cannot be read or has lost its champion, or the pretrained model cannot be had.
     """
     registry = open_registry(store.folder)
     version = registry.champion(MODEL) or _first(registry, store)
@@ -28,9 +30,12 @@ def champion_of(store: Store) -> tuple[Path, Version]:
 
 def _first(registry: Registry, store: Store) -> Version:
     """The pretrained model as the first champion."""
+    registry.check_not_lost(MODEL)
+    source = _pretrained(store.model)
+    if not [*source.glob(WEIGHTS)]:
+        raise UserError(f"{store.model}: has no {WEIGHTS}, the only weights that the loop reads; save it as such")
     with tempfile.TemporaryDirectory(dir=store.folder, prefix=".base-") as place:
         folder = Path(place)
-        source = _pretrained(store.model)
         for path in (path for pattern in FILES for path in source.glob(pattern)):
             shutil.copyfile(path, folder / path.name)  # through the links of the hub's cache
         day = store.days()[0] if store.days() else ""

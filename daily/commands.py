@@ -7,6 +7,7 @@ a command that takes too long is ended with all that it started, or they would h
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import BinaryIO, TextIO
@@ -25,6 +27,7 @@ LONGEST = 400  # characters of that line in an error's message; all of it was sh
 USER_ERROR = 2  # exit code of data.errors.command
 GRACE = 30.0  # seconds between being asked to end and being killed
 DRAIN = 5  # seconds for the last of it, once the process has ended; a worker left behind may hold it open for longer
+WORD = re.compile(r"\w")
 
 
 class CommandError(UserError):
@@ -113,9 +116,16 @@ def _stat(pid: int) -> list[str]:
 
 
 def last_line(text: str) -> str:
-    """The last line of `text` that is not blank, as a terminal would show it: what a progress bar overwrote is gone."""
-    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
+    """The last line of `text` with a word, as a terminal would show it: what a progress bar overwrote is gone.
+
+    Of a frame, which tyro draws around what it refuses, the first paragraph.
+    """
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    if lines and lines[-1].startswith("╰"):
+        above = list(takewhile(lambda line: not line.startswith("╭"), reversed(lines)))[::-1]
+        inside = (line.strip("│ ") for line in above)
+        return " ".join(takewhile(WORD.search, inside))
+    return next((line.removeprefix("error: ") for line in reversed(lines) if WORD.search(line)), "")
 
 
 def _how(code: int) -> str:
@@ -131,10 +141,11 @@ def _name(command: Sequence[str]) -> str:
 
 
 def _show(stream: BinaryIO, errors: TextIO, tail: bytearray) -> None:
-    """Copy `stream` to `errors`, and its end to `tail`."""
+    """Copy `stream` to `errors`, byte for byte whatever that one's encoding, and its end to `tail`."""
     with stream:
         while content := stream.read1(2**16):  # type: ignore[attr-defined]
-            errors.write(content.decode(errors="replace"))
-            errors.flush()
+            errors.flush()  # what was printed before comes before
+            errors.buffer.write(content)
+            errors.buffer.flush()
             tail += content
             del tail[:-TAIL]

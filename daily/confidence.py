@@ -8,6 +8,7 @@ transcripts is registered, but not used.
 """
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from daily.alone import alone
 from daily.confidence_pictures import DOUBTED, TRUSTED, draw_calibration, draw_confusion
 from daily.held_out import held_out
 from daily.inference import normaliser
-from daily.registry import CONFIDENCE, CONFIDENCE_FILE, open_registry
+from daily.registry import CONFIDENCE, open_registry
+from daily.registry_files import CONFIDENCE_FILE
 from daily.store import Store, connect, open_store, parse_day
 from data.errors import UserError, command
 from data.storage import write_text, writing_to
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SCORES = "scores.json"
+SETTINGS = ("bound", "trusted_from", "held_out", "seed")
 FEWEST, FEWEST_EACH = 60, 5  # transcripts to learn from; of each outcome
 MEANINGS = {
     "mean_log_probability": "mean over the tokens and the end, in nats",
@@ -98,7 +101,25 @@ def train(config: ConfidenceConfig) -> None:
             print(f"{day}: no confidence model yet: {wanting}")
             return
         _write(folder, config, store.language, history, chosen, both)
+    _check_settings(folder, config)
     print(_register(store, day, folder))
+
+
+def _check_settings(folder: Path, config: ConfidenceConfig) -> None:
+    """Raises `UserError` if the day's model was made with other settings than those asked for."""
+    made = json.loads((folder / CONFIDENCE_FILE).read_text(encoding="utf-8"))
+    made |= json.loads((folder / SCORES).read_text(encoding="utf-8")).get("settings", {})  # older ones have none
+    other = [name for name in SETTINGS if name in made and made[name] != getattr(config, name)]
+    if other:
+        was, asked = (_options({name: of(name) for name in other}) for of in (made.get, vars(config).get))
+        raise UserError(
+            f"{folder}: this day's model was made with {was}, not {asked}, and is made once: run it with {was}, or"
+            " give other settings on a day that has no model yet"
+        )
+
+
+def _options(settings: dict[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
 
 
 def read_history(store: Store, day: str, bound: float) -> History:
@@ -211,6 +232,7 @@ def _write(
         "held_out": int(held.sum()),
         "speakers_on_both_sides": both,
         "right_share": share,
+        "settings": {name: getattr(config, name) for name in SETTINGS},
         **scores(estimate_C, history.right_C[held], share, config.trusted_from),
     }
     settings = {"format": FORMAT, "language": language, "bound": config.bound, "trusted_from": config.trusted_from}
@@ -224,6 +246,7 @@ def _write(
             write_text(new / SCORES, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             draw_calibration(new / "calibration.png", estimate_C, history.right_C[held])
             draw_confusion(new / "confusion.png", found["confusion"])
+            os.sync()  # or after a power cut the folder might be there without what is in it
             new.rename(folder)
 
 
@@ -246,8 +269,9 @@ def _register(store: Store, day: str, folder: Path) -> str:
     )
     # A day that is yet to come was run by mistake: it is no reason to use none of the days until then.
     newest = all(other.day <= day or other.day > parse_day("") for other in registry.versions(CONFIDENCE))
-    if helps and newest:
+    if helps and newest and not version.promoted:  # once: a roll-back since then stands
         registry.promote(CONFIDENCE, version.number)
+    registry.place()
     trusted = found["confusion"][TRUSTED]
     return (
         f"{day}: confidence version {version.number}, Brier {found['brier']:.3f} ({found['brier_of_share']:.3f} for"

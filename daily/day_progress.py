@@ -9,15 +9,17 @@ and a lost file costs a look a stage.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, get_args
 
+from upath import UPath
+
 from data.errors import UserError
-from data.storage import new_file, writing_to
+from data.storage import write_text, writing_to
 
 FORMAT = 1
 State = Literal["started", "done", "failed", "waiting"]
@@ -98,14 +100,12 @@ def write_progress(store: Path, progress: DayProgress) -> None:
     content = {"format": FORMAT, "day": progress.day, "stages": stages}
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as file:
-            file.write((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        write_text(UPath(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def window(store: Path, today: str, catch_up: int) -> list[str]:
     """Today and the `catch_up` days before it, oldest first, but none before the first day that a run came to."""
-    first = min([*days_begun(store), today])
-    days = [date.fromisoformat(today) - timedelta(back) for back in range(catch_up, -1, -1)]
-    return [day.isoformat() for day in days if day.isoformat() >= first]
+    first, last = min([*days_begun(store), today]), date.fromisoformat(today)
+    most = min(catch_up, last.toordinal() - 1)  # the calendar begins with the year 1
+    days = ((last - timedelta(back)).isoformat() for back in range(most + 1))
+    return list(takewhile(lambda day: day >= first, days))[::-1]

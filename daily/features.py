@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from daily import commands
 from daily.alone import alone
+from daily.leftovers import is_whole
 from daily.recorded import recordings
 from daily.sentences import SENTENCES, distinct, for_day, for_test, key, read_sentences
 from daily.store import FEATURES, FIXED, GUARD, SETTINGS, TEST, Store, create_store, open_store, parse_day, write_table
@@ -81,23 +82,27 @@ class FeaturesConfig:
     workers: int = available_cores()
     """Processes of the featurizer."""
 
+    def __post_init__(self) -> None:
+        parse_day(self.day)
+        if self.clips < 0 or self.test_clips < 1:
+            raise UserError(f"--clips {self.clips} --test-clips {self.test_clips}: 0 or more clips, 1 or more for test")
+        if not self.recipes:
+            raise UserError("no recipe given; `--recipes none` leaves every clip as it was spoken")
+        for name in self.recipes:
+            find_recipe(name)
+
 
 def make_features(config: FeaturesConfig) -> None:
     """Do what `config` says; `UserError` for everything the user can mend."""
-    day = parse_day(config.day)
-    if config.clips < 0 or config.test_clips < 1:
-        raise UserError(f"--clips {config.clips} --test-clips {config.test_clips}: 0 or more clips, 1 or more for test")
-    if not config.recipes:
-        raise UserError("no recipe given; `--recipes none` leaves every clip as it was spoken")
-    recipes = [find_recipe(name) for name in config.recipes]
-    store = _open(config)
+    store = begin(config)
     with _only_writer(store):
-        _make_missing(store, day, recipes, config)
+        _make_missing(store, parse_day(config.day), [find_recipe(name) for name in config.recipes], config)
 
 
 def _make_missing(store: Store, day: str, recipes: list[Recipe], config: FeaturesConfig) -> None:
     """The fixed splits and the day, whichever has no table yet."""
-    if all(store.features(split).is_file() for split in (*FIXED, day)):
+    missing = [split for split in (*FIXED, day) if not is_whole(store, FEATURES, split)]
+    if not missing:
         print(f"{day} is in {store.folder} already, {_say(store, day)}; nothing to do")
         return
 
@@ -113,17 +118,17 @@ def _make_missing(store: Store, day: str, recipes: list[Recipe], config: Feature
         write_table(FEATURES, store.features(split), _rows(store, split) if is_there else ())
         print(f"{split}: {_say(store, split)}")
 
-    if not store.features(GUARD).is_file():
+    if GUARD in missing:
         guard = recordings(config.corpus, config.guard_split, store.language)
         make(GUARD, lambda: _numbered(GUARD, guard))
-    if not store.features(TEST).is_file():
+    if TEST in missing:
         make(
             TEST,
             lambda: _spoken(
                 store, TEST, for_test(_sentences(store, config), config.test_clips, config.seed), config.seed
             ),
         )
-    if not store.features(day).is_file():
+    if day in missing:
         make(day, lambda: _takes_of_day(store, day, config))
 
 
@@ -141,7 +146,7 @@ def _only_writer(store: Store) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open(config: FeaturesConfig) -> Store:
+def begin(config: FeaturesConfig) -> Store:
     """The store, made if it is not there; `UserError` if its model is no longer the one it was made with."""
     there = open_store(config.store) if (config.store / SETTINGS).is_file() else None
     model = config.model or (there.model if there else "")
@@ -170,7 +175,7 @@ def _takes_of_day(store: Store, day: str, config: FeaturesConfig) -> Takes:
         return spoken
     # Of the clips, not the tables: a day may have taken recordings and been killed before it had its table.
     taken = {
-        folder.name: read_metadata(folder) for folder in store.clips("").iterdir() if not folder.name.startswith(".")
+        folder.name: read_metadata(folder) for name in (*FIXED, "????-??-??") for folder in store.clips("").glob(name)
     }
     known = {row["audio_sha256"] for rows in taken.values() for row in rows.values()}
     reserved = {key(row["sentence"]) for split in FIXED for row in taken[split].values()}
@@ -264,6 +269,8 @@ def _say(store: Store, split: str) -> str:
 def main() -> None:
     """The command line."""
     config = tyro.cli(FeaturesConfig, prog="python -m daily.features")
+    if not (config.store / SETTINGS).is_file():
+        begin(config)  # the lock is of a store
     with alone(config.store, "features", config.day):
         make_features(config)
 

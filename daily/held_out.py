@@ -36,9 +36,10 @@ def held_out(
     def drawn(places: list[int]) -> int:
         return zlib.crc32(f"{seed} {min(sentences[place] for place in places)}".encode())
 
-    chosen = np.zeros(count, bool)
+    chosen, held = np.zeros(count, bool), 0
     for places in sorted(groups.values(), key=drawn):
-        if chosen.sum() + len(places) <= share * count:
+        if held + len(places) <= share * count:
             chosen[places] = True
+            held += len(places)
     both = np.intersect1d(speaker_C[chosen], speaker_C[~chosen])
     return chosen, [str(name) for name in names[both]]

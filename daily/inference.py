@@ -20,6 +20,7 @@ from rapidfuzz.distance import Levenshtein
 from daily.alone import alone
 from daily.champion import champion_of
 from daily.commands import module, run
+from daily.leftovers import is_whole
 from daily.registry import CONFIDENCE_FILE
 from daily.store import PREDICTIONS, connect, open_store, parse_day, write_table
 from data.errors import UserError, command
@@ -43,7 +44,7 @@ def infer(config: InferenceConfig) -> None:
     """Do what `config` says. Raises `UserError`."""
     store, day = open_store(config.store), parse_day(config.day)
     target = store.predictions(day)
-    if target.exists():
+    if is_whole(store, PREDICTIONS, day):
         print(f"{target} is already there: a day is heard once")
         return
     if not store.features(day).exists():

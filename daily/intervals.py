@@ -2,6 +2,7 @@
 
 Decision: a percentile bootstrap over clips, as `jax_train.bootstrap` makes it; the loop cannot import that package, and
 has little more than these lines to share. Clips are what is drawn: a day has two voices or three, too few to draw from.
+Fewer than `FEWEST_CLIPS` have no interval, as there: what it would be is far too narrow.
 
 Shapes: C clips, R resamples.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+FEWEST_CLIPS = 5
 RESAMPLES = 2000
 TAILS = (2.5, 97.5)  # percent
 BLOCK_DRAWS = 2**20  # at once: 24 MB
@@ -23,14 +25,18 @@ class Rate:
     clips: int
     wer: float
     """Errors in 100 words."""
-    low: float
-    high: float
+    low: float | None
+    """The ends of the interval; None of too few clips."""
+    high: float | None
 
 
 def rate(errors_C: Int[np.ndarray, "C"], words_C: Int[np.ndarray, "C"], rng: np.random.Generator) -> Rate:
     """The rate of at least one clip; every clip has a word."""
+    clips, wer = len(errors_C), _percent(errors_C, words_C)
+    if clips < FEWEST_CLIPS:
+        return Rate(clips, wer, None, None)
     low, high = np.percentile(resampled(errors_C, words_C, rng), TAILS)
-    return Rate(len(errors_C), _percent(errors_C, words_C), float(low), float(high))
+    return Rate(clips, wer, float(low), float(high))
 
 
 def excess(

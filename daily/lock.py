@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data.errors import UserError
+from data.storage import writing_to
 
 LOCK = "loop.lock"
 INHERITED = "SUSSURRO_LOOP_LOCK"  # in the environment: the number of the open file that is the lock
@@ -31,9 +32,11 @@ def locked(store: Path) -> Iterator[None]:
 
     Raises:
         LockedError: it is held, by another run or by a stage that one left behind.
+        UserError: its file cannot be written, as in another user's store.
     """
     path = store / LOCK
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with writing_to(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,7 +24,7 @@ from typing import Annotated
 import tyro
 
 from daily.commands import CommandError, module, run
-from daily.day_progress import DayProgress, read_progress, window, write_progress
+from daily.day_progress import DayProgress, days_begun, read_progress, window, write_progress
 from daily.leftovers import sweep
 from daily.lock import locked
 from daily.store import parse_day
@@ -99,7 +99,11 @@ def snapshot_stage(options: StageOptions) -> Stage:
 
 
 def _stage(name: str, options: StageOptions, needs: tuple[str, ...] = (), needs_of_earlier: str = "") -> Stage:
-    command = module(f"daily.{name}", *shlex.split(getattr(options, name)))
+    text = getattr(options, name)
+    try:
+        command = module(f"daily.{name}", *shlex.split(text))
+    except ValueError as error:
+        raise UserError(f"--{name} {text!r}: {str(error).lower()}; write it as in a shell") from None
     return Stage(name, tuple(command), needs, needs_of_earlier)
 
 
@@ -126,7 +130,8 @@ def run_loop(
         sweep(store)
         days = [read_progress(store, day) for day in window(store, today, catch_up)]
         owed = [day for day in days if not all(day.done(stage.name) for stage in stages)]
-        if not owed and days[-1].done(last.name):
+        newest = _newest(store, today)
+        if not owed and read_progress(store, newest).done(last.name):
             print(f"{today}: everything is done")
             return []
         failed: dict[str, str] = {}  # stage: the first day that it failed on
@@ -137,8 +142,13 @@ def run_loop(
                 day = _advance(store, day, stage, _missing(day, stage, failed), longest)
             failures += _failures(day, stages)
             failed = {stage.name: day.day for stage in stages if day.failed(stage.name)} | failed
-        failures += _failures(_advance(store, read_progress(store, today), last, longest=longest), [last])
+        failures += _failures(_advance(store, read_progress(store, newest), last, longest=longest), [last])
     return failures
+
+
+def _newest(store: Path, today: str) -> str:
+    """The day that the monitor is to show: `today`, or a later one that was begun and is not still to come."""
+    return max([today, *(day for day in days_begun(store) if day <= parse_day(""))])
 
 
 def _missing(day: DayProgress, stage: Stage, failed: Mapping[str, str]) -> list[str]:

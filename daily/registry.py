@@ -6,59 +6,41 @@ version is registered once for its key (the day), however often the command is k
 was champion before stands at the version that replaced it, so a roll-back needs no history beside the registry.
 """
 
-import contextlib
 import dataclasses
 import datetime
-import fcntl
+import functools
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from daily.tracking import Home, connect, home_of
+from daily.registry_files import CONFIDENCE_FILE as CONFIDENCE_FILE
+from daily.registry_files import alone_with, copy_folder, has_needed, place_champion
+from daily.registry_version import (
+    CHALLENGER,
+    CHAMPION,
+    CONFIDENCE,
+    DAY,
+    DROPPED,
+    KEY,
+    MODEL,
+    PROMOTED,
+    REPLACED,
+    STORE,
+    Version,
+)
+from daily.tracking import Home, answering, connect, home_of, log, log_folder
 from data.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MODEL, CONFIDENCE = "sussurro", "sussurro-confidence"
-"""The two registered models: Whisper, and the one that says whether its transcripts can be trusted."""
-CHAMPION, CHALLENGER = "champion", "challenger"
-CONFIDENCE_FILE = "confidence.json"
-PLACED = "champion.version"  # in STORE/champion: which versions it holds; no .json, which the trainer would copy along
 FOLDER = "model"  # a run's artifacts that are the version; pictures and scores lie beside it
-STORE, KEY, DAY = "store", "key", "day"  # tags of a version: whose it is, what for, of when
-REPLACED, PROMOTED, DROPPED = "replaced", "promoted", "dropped"
+MOST_RUNS = 50_000  # that MLflow gives at once; a day has two
 
-
-@dataclasses.dataclass(frozen=True)
-class Version:
-    """One version of a registered model."""
-
-    name: str
-    """MODEL or CONFIDENCE."""
-    number: int
-    """From 1."""
-    key: str
-    """What it was registered for, once: its day, or `base`."""
-    day: str
-    """The day it was made on, 2026-11-23."""
-    run_id: str
-    """MLflow's run, which holds its parameters, metrics and files."""
-    aliases: tuple[str, ...]
-    """champion, challenger, both or none."""
-    metrics: dict[str, float]
-    """What was measured of it."""
-    note: str
-    """In words, what became of it and why."""
-    replaced: int | None
-    """The version that was champion before it; None if it never was champion, or was the first."""
-    promoted: str
-    """When it last became champion, ISO 8601 in UTC; empty if never."""
-    dropped: bool
-    """Whether its weights were deleted to save room, so that it cannot be rolled back to."""
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 
 def open_registry(store: Path) -> "Registry":
@@ -68,9 +50,22 @@ def open_registry(store: Path) -> "Registry":
     return Registry(store, client, experiment, home)
 
 
+def _answers(
+    method: Callable[Concatenate["Registry", Given], Found],
+) -> Callable[Concatenate["Registry", Given], Found]:
+    """The method, with a `UserError` for what MLflow cannot do."""
+
+    @functools.wraps(method)
+    def asked(registry: "Registry", *given: Given.args, **named: Given.kwargs) -> Found:
+        with answering(registry.home.address or str(registry.store / "registry")):
+            return method(registry, *given, **named)
+
+    return asked
+
+
 @dataclasses.dataclass(frozen=True)
 class Registry:
-    """The registry of a store; `open_registry` gives one."""
+    """The registry of a store; `open_registry` gives one. What asks MLflow raises `UserError` if it does not answer."""
 
     store: Path
     """The daily loop's folder."""
@@ -86,6 +81,7 @@ class Registry:
         """Whether the files lie in the store."""
         return not self.home.address
 
+    @_answers
     def register(
         self,
         name: str,
@@ -109,8 +105,8 @@ class Registry:
         self._end_killed_runs(name, key)
         tags = {"name": name, STORE: self.home.store_id, KEY: key, DAY: day}
         run = self.client.create_run(self.experiment, tags=tags, run_name=f"{name} {key}")
-        self._log(run.info.run_id, parameters or {}, metrics or {})
-        self.client.log_artifacts(run.info.run_id, str(folder), FOLDER)
+        log(self.client, run.info.run_id, parameters or {}, metrics or {})
+        log_folder(self.client, run.info.run_id, folder, FOLDER)
         for path in files:
             self.client.log_artifact(run.info.run_id, str(path))
         self.client.set_terminated(run.info.run_id)
@@ -121,15 +117,20 @@ class Registry:
         made = self.client.create_model_version(there, source, run.info.run_id, tags, description=note)
         return self._as_challenger(name, int(made.version))
 
+    @_answers
     def measure(self, version: Version, metrics: Mapping[str, float]) -> None:
         """Add measurements to a version."""
-        self._log(version.run_id, {}, metrics)
+        log(self.client, version.run_id, {}, metrics)
 
+    @_answers
     def versions(self, name: str) -> list[Version]:
         """All versions of `name`, the oldest first; none if nothing was registered under it."""
         aliases = self._aliases(name)
-        return [self._version(found, aliases) for found in self._found(name)]
+        runs = self.client.search_runs([self.experiment], f"tags.name = '{name}'", max_results=MOST_RUNS)
+        metrics = {run.info.run_id: run.data.metrics for run in runs}  # of before the store was moved: one by one
+        return [self._version(found, aliases, metrics.get(found.run_id)) for found in self._found(name)]
 
+    @_answers
     def version(self, name: str, number: int) -> Version:
         """One version. Raises `UserError`, which lists those there are, for another number."""
         known = {int(found.version): found for found in self._found(name)}
@@ -137,77 +138,77 @@ class Registry:
             raise UserError(f"{name} has no version {number}: there are {', '.join(map(str, known)) or 'none yet'}")
         return self._version(known[number], self._aliases(name))
 
+    @_answers
     def champion(self, name: str) -> Version | None:
         """The version with the alias champion; None before the first."""
         number = self._aliases(name).get(CHAMPION)
         return None if number is None else self.version(name, number)
 
+    @_answers
     def promote(self, name: str, number: int) -> Version:
         """Make a version the champion, and STORE/champion its copy.
 
         Raises:
-            UserError: there is no such version, or its weights were deleted.
+            UserError: there is no such version, or its files are gone.
         """
         version, now = self.version(name, number), self.champion(name)
         if now is None or now.number != number:
-            self._make_champion(version, "" if now is None else str(now.number))
+            first = "" if now is None else str(now.number)
+            self._make_champion(version, None if version.promoted else first)
         elif not version.promoted:  # a kill came between alias and tag
             self._tag(version, PROMOTED, _now())
         self.place()
         return self.version(name, number)
 
+    @_answers
     def roll_back(self, name: str, number: int | None = None) -> Version:
         """Make a version the champion again: the one before this one, or the given one.
+
+        Who was champion before a version first was stays noted at it, so each step leads to an older one.
 
         Raises:
             UserError: there is no champion, none before it, or no such version.
         """
         if number is not None:
             return self.promote(name, number)
+        self.check_not_lost(name)
         now = self.champion(name)
         if now is None:
             raise UserError(f"{self.store}: {name} has no champion yet; `make daily-train` makes the first")
         if now.replaced is None:
             raise UserError(f"{name} version {now.number} is the first champion: there is none to roll back to")
-        self._make_champion(self.version(name, now.replaced))  # who was before *it* stays: a second one goes on there
+        self._make_champion(self.version(name, now.replaced))
         self.place()
         return self.version(name, now.replaced)
 
+    @_answers
+    def check_not_lost(self, name: str) -> None:
+        """Raises `UserError` if there is no champion though there was one: its version or alias was deleted."""
+        before = [] if self.champion(name) else [version.number for version in self.versions(name) if version.promoted]
+        if before:
+            raise UserError(
+                f"{self.store}: the champion of {name} is gone from the registry; choose one of those before it,"
+                f" {', '.join(map(str, before))}: `make rollback VERSION=n`"
+            )
+
+    @_answers
     def place(self) -> Path | None:
         """STORE/champion, made equal to what the aliases say; None before the first champion.
 
         Every command of the loop that reads the folder calls this first, so that one killed half-way is mended.
         """
-        folder = self.store / "champion"
-        with _alone(self.store / ".champion.lock"):
+        with alone_with(self.store / ".champion.lock"):
             model, confidence = self.champion(MODEL), self.champion(CONFIDENCE)
             if model is None:
                 return None
-            says = "".join(f"{its.name} {its.number} {its.run_id}\n" for its in (model, confidence) if its)
-            if (folder / PLACED).is_file() and (folder / PLACED).read_text(encoding="utf-8") == says:
-                return folder
-            for left in self.store.glob(".champion-*"):
-                shutil.rmtree(left)  # of a killed command
-            with tempfile.TemporaryDirectory(dir=self.store, prefix=".champion-") as place:
-                new = Path(place) / "new"
-                self.copy(model, new)
-                if confidence:
-                    self.copy(confidence, Path(place) / "confidence")
-                    shutil.copyfile(Path(place) / "confidence" / CONFIDENCE_FILE, new / CONFIDENCE_FILE)
-                (new / PLACED).write_text(says, encoding="utf-8")
-                if folder.exists():
-                    folder.rename(Path(place) / "old")
-                new.rename(folder)
-        return folder
+            return place_champion(self.store, [model, confidence] if confidence else [model], self.copy)
 
+    @_answers
     def copy(self, version: Version, folder: Path) -> None:
         """The files of a version as the new folder `folder`. Raises `UserError` if they are gone."""
-        if version.dropped:
-            raise UserError(f"{version.name} version {version.number}: its weights were deleted; choose another")
+        self._check_files(version)
         if self.local:
-            if not self.files(version).is_dir():
-                raise UserError(f"{self.files(version)}: version {version.number} is gone; roll back to another")
-            shutil.copytree(self.files(version), folder)
+            copy_folder(self.files(version), folder)
             return
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as place:
             Path(self.client.download_artifacts(version.run_id, FOLDER, place)).rename(folder)
@@ -216,6 +217,7 @@ class Registry:
         """Where a version lies in the store: by its run and not by the database, as a store may be moved."""
         return self.store / "registry" / "artifacts" / version.run_id / "artifacts" / FOLDER
 
+    @_answers
     def drop_weights(self, name: str) -> list[int]:
         """Delete the weights of versions that have no alias and never were champion; which ones. Only in the store."""
         useless = [v for v in self.versions(name) if not (v.aliases or v.promoted or v.dropped)] if self.local else []
@@ -233,13 +235,24 @@ class Registry:
         return self.version(name, number)
 
     def _make_champion(self, version: Version, replaced: str | None = None) -> None:
-        """Move the alias; `replaced` is who stood there, known before it is gone."""
-        if version.dropped:
-            raise UserError(f"{version.name} version {version.number}: its weights were deleted; choose another")
+        """Move the alias; `replaced` is who stood there, known before it is gone; None: that stays as it is noted."""
+        self._check_files(version)
         if replaced is not None:
             self._tag(version, REPLACED, replaced)
         self.client.set_registered_model_alias(self.home.model(version.name), CHAMPION, str(version.number))
         self._tag(version, PROMOTED, _now())
+
+    def _check_files(self, version: Version) -> None:
+        """Raises `UserError` where a version's files, without which it cannot be champion, are gone."""
+        if version.dropped:
+            raise UserError(f"{version.name} version {version.number}: its weights were deleted; choose another")
+        if self.local:
+            place, names = str(self.files(version)), [path.name for path in self.files(version).glob("*")]
+        else:
+            listed = self.client.list_artifacts(version.run_id, FOLDER)
+            place, names = f"run {version.run_id}", [PurePosixPath(file.path).name for file in listed]
+        if not has_needed(version, names):
+            raise UserError(f"{place}: version {version.number} is gone; roll back to another")
 
     def _tag(self, version: Version, tag: str, value: str) -> None:
         self.client.set_model_version_tag(self.home.model(version.name), str(version.number), tag, value)
@@ -256,7 +269,8 @@ class Registry:
         models = self.client.search_registered_models(f"name = '{self.home.model(name)}'")
         return {alias: int(number) for model in models for alias, number in model.aliases.items()}
 
-    def _version(self, found: Any, aliases: Mapping[str, int]) -> Version:
+    def _version(self, found: Any, aliases: Mapping[str, int], metrics: Mapping[str, float] | None = None) -> Version:
+        """MLflow's version as ours; `metrics` are asked for unless given."""
         tags, number = found.tags, int(found.version)
         return Version(
             name=tags["name"],
@@ -265,7 +279,7 @@ class Registry:
             day=tags[DAY],
             run_id=found.run_id,
             aliases=tuple(sorted(alias for alias, its in aliases.items() if its == number)),
-            metrics=dict(self.client.get_run(found.run_id).data.metrics),
+            metrics=dict(self.client.get_run(found.run_id).data.metrics if metrics is None else metrics),
             note=found.description or "",
             replaced=int(tags[REPLACED]) if tags.get(REPLACED) else None,
             promoted=tags.get(PROMOTED, ""),
@@ -279,32 +293,6 @@ class Registry:
             self.client.set_terminated(run.info.run_id, "KILLED")
             if self.local:
                 shutil.rmtree(self.store / "registry" / "artifacts" / run.info.run_id, ignore_errors=True)
-
-    def _log(self, run_id: str, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric, Param
-
-        now = int(1000 * time.time())
-        self.client.log_batch(
-            run_id,
-            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
-            params=[Param(key, str(value)) for key, value in flat(parameters).items()],
-        )
-
-
-def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
-    found: dict[str, object] = {}
-    for name, value in nested.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Wait for other processes that hold `lock`, and hold it; a killed one holds nothing."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _now() -> str:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from upath import UPath
 
 from daily.store import Store
 from data.errors import UserError
 from data.plan import differences
 from data.records import Shards, ShardWriter
 from data.set_files import MANIFEST, write_index
-from data.storage import read_json, writing_to
+from data.storage import read_json, write_text, writing_to
 
 SAME = ("format_version", "language", "tokenizer_sha256", "features")
 """What all partitions of a mixture must agree on."""
@@ -80,8 +81,8 @@ def mix(store: Store, day: str, replay: float = 1.0, seed: int = 0) -> Path:
                 }
             ],
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(folder)
+        write_text(UPath(partial / MANIFEST), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        partial.replace(folder)  # what is in it is on the disk: all was written as a `new_file`
     return shards_dir
 
 

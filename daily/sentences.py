@@ -10,6 +10,7 @@ all were.
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -23,8 +24,8 @@ HELD_BACK_PERCENT = 5
 
 
 def key(sentence: str) -> str:
-    """What makes two sentences the same: their words, without case and punctuation."""
-    return " ".join(re.findall(r"\w+", sentence.casefold()))
+    """What makes two sentences the same: their words, without case and punctuation, however accents are encoded."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", sentence).casefold()))
 
 
 def is_held_back(sentence: str) -> bool:

@@ -6,7 +6,8 @@ reader sees one snapshot or the one before it. Whatever is drawn (the clip, resa
 
 What is not as it should be is told: stages that failed or were killed, a loop that stands still, a registry that does
 not answer. A rise of the word error rate is told where the 95 % interval of the difference between the newest day and
-the `DAYS_BEFORE` days before it lies above zero: chance alone does that on one day in forty.
+the `DAYS_BEFORE` days before it lies above zero: chance alone does that on one day in thirty or
+forty. Of fewer than `FEWEST_TO_TELL` clips, on either side, nothing is told: their interval is too narrow for that.
 """
 
 import json
@@ -28,7 +29,7 @@ from daily.intervals import excess, rate
 from daily.lock import LockedError
 from daily.registry import CHAMPION, MODEL, open_registry
 from daily.store import FIXED, Store, connect, open_store, parse_day
-from daily.tracking import answering, server
+from daily.tracking import server
 from daily.undone import SNAPSHOT, left_undone, open_stages, stale
 from data.errors import UserError, command
 from data.storage import new_file, writing_to
@@ -37,6 +38,7 @@ FORMAT = 1
 MONITOR = "monitor.json"
 DAYS_BEFORE = 14
 """Days with speech that the newest is compared with."""
+FEWEST_TO_TELL = 10
 DAYS_SHOWN, PREDICTIONS_SHOWN, VERSIONS_SHOWN, STAGES_SHOWN = 90, 4, 12, 12
 PICTURES = {"calibration": "calibration.png"}
 SEED = 0
@@ -141,10 +143,11 @@ def _rise(by_day: dict[str, list[Row]], rng: np.random.Generator) -> list[Row]:
     """A warning, if the newest day's word errors lie above those of the days before it by more than chance."""
     *earlier, newest = by_day.items() if by_day else [("", [])]
     earlier = earlier[-DAYS_BEFORE:]
-    if not earlier:
-        return []
     day, rows = newest
-    before = _counts([row for _, others in earlier for row in others])
+    heard = [row for _, others in earlier for row in others]
+    if min(len(rows), len(heard)) < FEWEST_TO_TELL:
+        return []
+    before = _counts(heard)
     difference, low, high = excess(_counts(rows), before, rng)
     if low <= 0:
         return []
@@ -203,15 +206,14 @@ def _confusion(heard: list[Row]) -> Row:
 
 
 def _versions(store: Store) -> tuple[list[Row], list[Row]]:
-    """The newest versions of the model, the newest first; a warning if the registry does not answer."""
+    """The newest versions and the champion, the newest first; a warning if the registry does not answer."""
     if not (store.registry.is_dir() or server()):
         return [], []
     try:
-        registry = open_registry(store.folder)
-        with answering(server() or str(store.registry)):
-            versions = registry.versions(MODEL)
+        versions = open_registry(store.folder).versions(MODEL)
     except UserError as error:
         return [], [{"kind": "no_registry", "error": str(error)}]
+    champion = [version for version in versions[:-VERSIONS_SHOWN] if CHAMPION in version.aliases]
     shown = [
         {
             "number": version.number,
@@ -221,7 +223,7 @@ def _versions(store: Store) -> tuple[list[Row], list[Row]]:
             **{split: version.metrics.get(f"{split}_wer") for split in FIXED},
             "note": version.note,
         }
-        for version in versions[: -VERSIONS_SHOWN - 1 : -1]
+        for version in [*versions[: -VERSIONS_SHOWN - 1 : -1], *champion]
     ]
     return shown, []
 

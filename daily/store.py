@@ -10,6 +10,7 @@ joins the days' features with what the champion of that day heard. A column of b
 name where it comes from the predictions.
 """
 
+import glob
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -165,7 +166,7 @@ def create_store(folder: Path, language: str, model: str, n_mels: int, tokenizer
     settings = {name: value for name, value in asdict(store).items() if name != "folder"}
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with new_file(folder / SETTINGS) as file:
+        with new_file(folder / SETTINGS, once=True) as file:
             file.write((json.dumps({"format": FORMAT, **settings}, indent=2) + "\n").encode())
     return store
 
@@ -231,12 +232,11 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
 
     The views are of the files that are there now.
     """
-    features = {path.stem: path for path in sorted((store.folder / "features").glob("*.parquet"))}
-    predictions = sorted((store.folder / "predictions").glob("????-??-??.parquet"))
+    fixed = [path for split in sorted(FIXED) if (path := store.features(split)).is_file()]
     connection = duckdb.connect(":memory:", config={"threads": 2})
-    _view(connection, "features", FEATURES, [path for name, path in features.items() if name not in FIXED])
-    _view(connection, "fixed", FEATURES, [path for name, path in features.items() if name in FIXED])
-    _view(connection, "predictions", PREDICTIONS, predictions)
+    _view(connection, "features", FEATURES, [store.features(day) for day in store.days()])
+    _view(connection, "fixed", FEATURES, fixed)
+    _view(connection, "predictions", PREDICTIONS, sorted((store.folder / "predictions").glob("????-??-??.parquet")))
     ours, theirs = (
         [column[0] for column in connection.sql(f"from {name}").description] for name in ("features", "predictions")
     )
@@ -280,10 +280,9 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, table: Table, paths:
     for path in paths:
         check_table(table, path)
     if paths:
-        files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
-        connection.execute(
-            f"create view {name} as from read_parquet([{files}], union_by_name = true, filename = false)"
-        )
+        files = ", ".join("'" + glob.escape(str(path)).replace("'", "''") + "'" for path in paths)
+        options = "union_by_name = true, filename = false, hive_partitioning = false"  # a folder may be called day=1
+        connection.execute(f"create view {name} as from read_parquet([{files}], {options})")
         return
     empty = pa.schema(list(table.columns.items())).empty_table()
     connection.register(f"no_{name}", empty)

@@ -10,6 +10,7 @@ Shapes: N samples at 16 kHz.
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def write_takes(
             written += 1
     with writing_to(folder):
         if written:
+            os.sync()  # a power failure must not leave the folder without its sound
             partial.replace(folder)
         else:
             shutil.rmtree(partial)

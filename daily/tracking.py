@@ -14,9 +14,10 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "sussurro"
 HOME = "registry.json"
+BUSY = "another program is using it: close it and run again"
+UNSAFE = "?%"  # in a path; MLflow takes it for an address, where they mean something else
 RETRIES = 3  # of a request to the server, 12 seconds in all; MLflow's own 7 take four minutes
 
 
@@ -79,15 +82,20 @@ def connect(folder: Path, home: Home) -> tuple["MlflowClient", str]:
     """MLflow at the server, or at `folder`/mlflow.db with files in `folder`/artifacts; and its experiment's id.
 
     Raises:
-        UserError: the database or the server cannot be read.
+        UserError: the database or the server cannot be read, or the store's path is not fit for MLflow.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(RETRIES))
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traces of what it raises
     folder = folder.resolve()
     if not home.address:
+        if unsafe := [letter for letter in UNSAFE if letter in str(folder)]:
+            raise UserError(
+                f"{folder.parent}: no store can be in a place with {unsafe[0]} in its path; move it elsewhere"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         _check_database(folder / "mlflow.db")
     uri = server() if home.address else f"sqlite:///{folder / 'mlflow.db'}"
@@ -109,7 +117,36 @@ def answering(place: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise UserError(_public(f"the registry at {place} cannot be read: {str(error).splitlines()[0]}")) from error
+        said = str(error).splitlines()[0]
+        if "is locked" in said:
+            raise UserError(_public(f"the registry at {place}: {BUSY}")) from error
+        raise UserError(_public(f"the registry at {place} cannot be read: {said}")) from error
+
+
+def log(client: "MlflowClient", run_id: str, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+    """Note parameters, nested ones under dotted names, and metrics at a run."""
+    from mlflow.entities import Metric, Param
+
+    now = int(1000 * time.time())
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+        params=[Param(key, str(value)) for key, value in flat(parameters).items()],
+    )
+
+
+def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
+    found: dict[str, object] = {}
+    for name, value in nested.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def log_folder(client: "MlflowClient", run_id: str, folder: Path, name: str) -> None:
+    """Keep the files of `folder` at a run, under `name`; one by one, so that a full disk's error has its errno."""
+    for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):
+        client.log_artifact(run_id, str(path), (name / path.parent.relative_to(folder)).as_posix())
 
 
 def _public(text: str) -> str:
@@ -118,11 +155,13 @@ def _public(text: str) -> str:
 
 
 def _check_database(path: Path) -> None:
-    """Raises `UserError` where the file is no database: MLflow would try ten times, longer each time."""
+    """Raises `UserError` where the file is no database, or locked: MLflow would try ten times, longer each time."""
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise UserError(f"{path}: {BUSY}") from error
         raise UserError(f"{path}: {error}; move it away, or put a copy of it back that is whole") from error
 
 

@@ -11,6 +11,8 @@ meanwhile, nobody compared the challenger with the model that is there now.
 
 import dataclasses
 import json
+import math
+import os
 import shutil
 import tempfile
 import zlib
@@ -62,8 +64,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.score_batch_size < 1:
             raise UserError("--steps, --batch-size and --score-batch-size: at least 1")
-        if not self.learning_rate > 0 or self.margin < 0:
-            raise UserError(f"--learning-rate {self.learning_rate} --margin {self.margin}: above 0, and not negative")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"--learning-rate {self.learning_rate}: a number above 0")
+        if not 0 <= self.replay < math.inf or not 0 <= self.margin < math.inf:
+            raise UserError(f"--replay {self.replay} --margin {self.margin}: numbers of 0 or more")
 
 
 def train_day(config: TrainingConfig, train_options: list[str]) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def train_day(config: TrainingConfig, train_options: list[str]) -> dict[str, Any
     """
     store, day = open_store(config.store), parse_day(config.day)
     out = store.run(day)
-    if "version" in (found := read_json(UPath(out / DECISION)) if (out / DECISION).is_file() else {}):
+    if "version" in (found := _read(out / DECISION, day) if (out / DECISION).is_file() else {}):
         print(f"{day}: already decided; a day is trained once")
         _tidy(store, out)
         return found
@@ -112,11 +116,12 @@ def _start(store: Store, out: Path) -> tuple[Version, Path]:
         out.mkdir(parents=True, exist_ok=True)
         write_text(UPath(out / START), json.dumps({"champion": champion_of(store)[1].number}) + "\n")
     registry = open_registry(store.folder)
-    champion = registry.version(MODEL, int(read_json(UPath(out / START))["champion"]))
+    champion = registry.version(MODEL, int(_read(out / START, out.name)["champion"]))
     folder = out / f"{MODEL}-{champion.number}"  # the challenger's model card names it
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=out, prefix=".start-") as place:
             registry.copy(champion, Path(place) / "model")
+            os.sync()  # a power failure must not leave the folder without its weights
             (Path(place) / "model").rename(folder)
     return champion, folder
 
@@ -152,7 +157,7 @@ def _score(config: TrainingConfig, store: Store, split: str, run_folder: Path, m
 
 
 def _windows(scored: Path) -> str:
-    return str(read_json(UPath(scored / "scores.json"))["settings"]["windows"])
+    return str(_read(scored / "scores.json")["settings"]["windows"])
 
 
 def _compare(out: Path, split: str, champion_run: Path, challenger_run: Path) -> Difference:
@@ -160,14 +165,14 @@ def _compare(out: Path, split: str, champion_run: Path, challenger_run: Path) ->
     sides = [str(folder / f"evaluate-{split}") for folder in (champion_run, challenger_run)]
     target = out / f"compare-{split}"
     run(module("jax_train.compare", "--a", sides[0], "--b", sides[1], "--out", str(target), "--report-clips", "0"))
-    return Difference.of(read_json(UPath(target / "compare.json")))
+    return Difference.of(_read(target / "compare.json"))
 
 
 def _metrics(run_folder: Path) -> dict[str, float]:
     """The scores on the fixed splits, with the bounds of their intervals: test_wer, test_wer_low, guard_cer, …"""
     found: dict[str, float] = {}
     for split in FIXED:
-        scores = read_json(UPath(run_folder / f"evaluate-{split}" / "scores.json"))
+        scores = _read(run_folder / f"evaluate-{split}" / "scores.json")
         for rate in ("wer", "cer"):
             name = f"{rate}_normalised"
             found[f"{split}_{rate}"] = scores[name]
@@ -208,7 +213,7 @@ def _conclude(
         MODEL,
         day,
         out / "model",
-        parameters=read_json(UPath(out / "run" / "config.json")),
+        parameters=_read(out / "run" / "config.json"),
         metrics=_metrics(out / "run") | changes,
         files=[out / "run" / "curves.png", out / DECISION],
         note=decision.reason,
@@ -218,7 +223,12 @@ def _conclude(
     record["version"] = version.number
     _write(out, record)
     _tidy(store, out)
-    return read_json(UPath(out / DECISION))
+    return _read(out / DECISION, day)
+
+
+def _read(path: Path, day: str = "…") -> dict[str, Any]:
+    """The object in a file of a day's run; `UserError` if there is none, which says how to have it made again."""
+    return read_json(UPath(path), f"delete this file and run `make daily-train DAY={day}`")
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ Decision: what is not done is told until it is, however long ago it was; only wh
 warnings of all such stages are one.
 """
 
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 from daily.day_progress import days_begun, read_progress
@@ -35,7 +35,7 @@ def open_stages(store: Store, day: str) -> list[Row]:
 
 def left_undone(stages: list[Row], day: str) -> list[Row]:
     """A warning for each stage that failed or was killed lately, and one for all that did so before."""
-    first = (date.fromisoformat(day) - timedelta(DAYS_TRIED)).isoformat()
+    first = date.fromordinal(max(1, date.fromisoformat(day).toordinal() - DAYS_TRIED)).isoformat()
     undone = [row for row in stages if row["state"] != "waiting"]
     late = [
         {"kind": f"{row['state']}_stage", **{name: row[name] for name in ("day", "stage", "error")}}

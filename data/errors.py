@@ -5,6 +5,7 @@ Everything else is a bug and keeps its traceback.
 
 import errno
 import functools
+import io
 import sys
 from collections.abc import Callable
 
@@ -17,10 +18,15 @@ class UserError(Exception):
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """`main` whose `UserError` or full disk is one line on standard error and exit code 2, an interrupt 130."""
+    """`main` whose `UserError` or full disk is one line on standard error and exit code 2, an interrupt 130.
+
+    What the output's encoding lacks is written by its number, as on standard error.
+    """
 
     @functools.wraps(main)
     def run() -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             main()
         except UserError as error:

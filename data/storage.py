@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, on a local disk or in an object store, by one path type (`upath.UPath`).
 
-Locally a file is written under a hidden name of its own and renamed; so two processes that make the same file (a
-cluster that took a worker for lost) never write into each other. An object store shows an object when its upload is
-complete, so there a local temporary file is uploaded.
+Locally a file is written under a hidden name of its own, down to the disk, and renamed; so two processes that make the
+same file (a cluster that took a worker for lost) never write into each other, and a power cut leaves no empty file of
+that name. An object store shows an object when its upload is complete, so there a local temporary file is uploaded.
 """
 
 import json
@@ -45,6 +45,8 @@ def new_file(target: UPath, once: bool = False) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         if once:
             _link(partial, target)
         else:
@@ -73,14 +75,18 @@ def write_text(target: UPath, text: str) -> None:
         file.write(text.encode())
 
 
-def read_json(path: UPath) -> dict[str, Any]:
-    """The object in the file `path`; `UserError` if there is none."""
+def read_json(path: UPath, advice: str = "") -> dict[str, Any]:
+    """The object in the file `path`; `UserError` if there is none.
+
+    The error gives `advice`, by default for a file of a set of shards: to make the set again.
+    """
+    advice = advice or f"delete {path.parent} and run featurize again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): delete {path.parent} and run featurize again") from None
+        raise UserError(f"{path} is not JSON ({error}): {advice}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object: delete {path.parent} and run featurize again")
+        raise UserError(f"{path} is not a JSON object: {advice}")
     return content
 
 

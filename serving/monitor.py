@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,7 +52,8 @@ def render(folder: Path, snapshot: Snapshot, words: Words) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "link": link}
-    warnings = [_says(warning, words, number) for warning in [*stale(snapshot, date.today()), *snapshot["warnings"]]]
+    today = datetime.now(UTC).date()  # days are UTC, wherever this runs
+    warnings = [_says(warning, words, number) for warning in [*stale(snapshot, today), *snapshot["warnings"]]]
     chart = wer_chart(snapshot["days"])
     page = environment.get_template("monitor.html.jinja")
     return page.render(snapshot | {"warnings": warnings, "chart": chart, "say": words})

@@ -21,8 +21,9 @@ class Point:
 
     x: float
     y: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    """None of a day of few clips, which has no interval."""
     row: dict[str, Any]
     """The snapshot's row of that day."""
     is_new: bool
@@ -54,8 +55,9 @@ def wer_chart(rows: Sequence[dict[str, Any]]) -> Chart | None:
     """The chart of days, oldest first; None of no days."""
     if not rows:
         return None
-    step = nice_step(max(max(row["high"] for row in rows), LEAST_TOP) / 4)
-    top = step * math.ceil(max(max(row["high"] for row in rows), LEAST_TOP) / step - 1e-9)
+    highest = max(LEAST_TOP, *(row["wer"] if row["high"] is None else row["high"] for row in rows))
+    step = nice_step(highest / 4)
+    top = step * math.ceil(highest / step - 1e-9)
     first, last = (date.fromisoformat(rows[at]["day"]) for at in (0, -1))
     span = (last - first).days
 
@@ -65,8 +67,8 @@ def wer_chart(rows: Sequence[dict[str, Any]]) -> Chart | None:
     points = []
     for row, before in zip(rows, [None, *rows[:-1]], strict=True):
         is_new = before is not None and before["version"] != row["version"]
-        y, low, high = (100 * row[name] / top for name in ("wer", "low", "high"))
-        points.append(Point(x(date.fromisoformat(row["day"])), y, low, high, row, is_new))
+        low, high = (None if row[name] is None else 100 * row[name] / top for name in ("low", "high"))
+        points.append(Point(x(date.fromisoformat(row["day"])), 100 * row["wer"] / top, low, high, row, is_new))
     apart = max(1, math.ceil(span / (FEW_DAYS - 1)))
     labelled = [first + timedelta(days) for days in range(0, span + 1, apart)]
     rates = [step * at for at in range(round(top / step) + 1)]

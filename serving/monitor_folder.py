@@ -9,6 +9,10 @@ from serving.errors import UserError
 MONITOR = "monitor.json"
 FORMAT = 1
 SHOWN_FILES = (".flac", ".png")
+KEYS = (
+    "day", "language", "clips", "warnings", "clip", "last", "confusion", "days", "voices", "recipes", "drift",
+    "versions", "stages", "pictures",
+)  # fmt: skip
 
 Snapshot = dict[str, Any]
 
@@ -29,4 +33,6 @@ def read_snapshot(folder: Path) -> Snapshot:
         raise MonitorError(f"{path}: is no snapshot ({error!r}); `python -m daily.snapshot` writes it anew") from error
     if found != FORMAT:
         raise MonitorError(f"{path}: has format {found!r}, this version reads {FORMAT}; update the older of the two")
+    if missing := [key for key in KEYS if key not in snapshot]:
+        raise MonitorError(f"{path}: lacks {', '.join(missing)}; `python -m daily.snapshot` writes it anew")
     return snapshot

@@ -1,5 +1,6 @@
 """Commands run as processes: what is shown, what a failure says, what an interrupted one leaves."""
 
+import io
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,15 @@ from daily import commands
 from daily.commands import CommandError, last_line, module, run
 from data.errors import UserError
 
+FRAME = """
+╭─ Parsing error ────────────────────────────────────────╮
+│ Error parsing --clips: 'ten' is none of the            │
+│ numbers.                                               │
+│ ────────────────────────────────────────────────────── │
+│ For full helptext, run python -m daily.features --help │
+╰────────────────────────────────────────────────────────╯
+"""
+
 
 def test_a_command_that_ends_well_is_shown_and_its_output_and_errors_pass_through(
     capfd: pytest.CaptureFixture[str],
@@ -19,6 +29,13 @@ def test_a_command_that_ends_well_is_shown_and_its_output_and_errors_pass_throug
     assert re.match(r"\$ \S+ -c .*\n", shown.out)
     assert shown.out.endswith("text\n")
     assert shown.err == "bar\n"
+
+
+def test_what_a_command_says_passes_through_an_output_of_another_encoding() -> None:
+    said, there = "perché →\n".encode(), io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    script = f"import os; os.write(2, {said!r}); print('went on')"
+    run([sys.executable, "-c", script], errors=there)
+    assert there.buffer.getvalue() == said  # type: ignore[attr-defined]
 
 
 def test_a_failed_command_is_named_by_its_module_with_its_last_line_of_error(
@@ -88,6 +105,9 @@ def test_environment_variables_are_the_given_ones(capfd: pytest.CaptureFixture[s
         ("Traceback (most recent call last):\n  File …\nValueError: no\n\n", "ValueError: no"),
         ("10%|█\r50%|█████\rerror: disk full\n", "disk full"),
         ("one\ntwo\r", "two"),
+        ("ValueError: no\n    ^^^^\n", "ValueError: no"),
+        (f"╭─ Older ─╮\n│ Older.  │\n╰─────────╯\n{FRAME}", "Error parsing --clips: 'ten' is none of the numbers."),
+        (f"{FRAME}ended\n", "ended"),
     ],
 )
 def test_the_last_line_of_error_is_what_a_terminal_shows_last(text: str, line: str) -> None:

@@ -1,6 +1,7 @@
 """The confidence model: held out by sentence and speaker, better than guessing where it can be, used where it is."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = folder.parent / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_text("weights")
     registry = open_registry(folder)
     registry.promote(MODEL, registry.register(MODEL, "2026-11-23", model, key="base").number)
     return folder
@@ -139,6 +141,13 @@ def test_a_second_run_changes_nothing_and_an_older_day_does_not_replace_a_newer(
     registry = open_registry(store.folder)
     assert [version.day for version in registry.versions(CONFIDENCE)] == ["2026-11-24", "2026-11-23"]
     assert registry.champion(CONFIDENCE).day == "2026-11-24"
+    registry.roll_back(CONFIDENCE, 2)
+    train(ConfidenceConfig(store.folder, "2026-11-24"))
+    assert registry.champion(CONFIDENCE).number == 2  # a roll-back stands
+    with pytest.raises(
+        UserError, match=r"made with --bound 0\.0 --seed 0, not --bound 0\.3 --seed 1, and is made once"
+    ):
+        train(ConfidenceConfig(store.folder, "2026-11-24", bound=0.3, seed=1))
     assert (
         json.loads((store.confidence("2026-11-23") / "scores.json").read_text())["clips"] == 120
     )  # as it was that day
@@ -153,12 +162,16 @@ def test_a_day_that_was_once_run_in_the_future_does_not_keep_the_days_until_then
 
 
 def test_a_run_killed_before_it_registered_its_model_is_continued(store, monkeypatch) -> None:
+    """What it wrote was on the disk before it had its name."""
     with_day(store, "2026-11-23", 120)
+    folder, named = store.confidence("2026-11-23"), []
     with monkeypatch.context() as killed:
+        killed.setattr(os, "sync", lambda: named.append(folder.exists()))
         killed.setattr("daily.confidence._register", lambda *_: sys.exit(137))
         with pytest.raises(SystemExit):
             train(ConfidenceConfig(store.folder, "2026-11-23"))
-    written = (store.confidence("2026-11-23") / CONFIDENCE_FILE).read_bytes()
+    assert named == [False]
+    written = (folder / CONFIDENCE_FILE).read_bytes()
     train(ConfidenceConfig(store.folder, "2026-11-23"))
     assert (store.champion / CONFIDENCE_FILE).read_bytes() == written
 

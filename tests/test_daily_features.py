@@ -5,6 +5,7 @@ Festival is a stand-in that speaks tones (its own voices: test_daily_speech.py);
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -23,10 +24,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from daily import features as features_module
 from daily import takes as takes_module
 from daily.features import FeaturesConfig, make_features
+from daily.lock import LockedError, locked
 from daily.replay import mix
 from daily.sentences import SENTENCES, is_held_back, key, read_sentences
 from daily.store import Store, connect, open_store
-from daily.takes import take_id
+from daily.takes import Take, take_id, write_takes
 from data.errors import UserError
 from data.records import Shards, encode
 from data.shard_jobs import ShardJob, write_shard
@@ -169,6 +171,10 @@ def test_a_second_run_of_a_day_changes_nothing_and_says_so(
     make_features(replace(config, clips=9, seed=3))
     assert tree(config.store) == before
     assert capsys.readouterr().out == f"{DAY} is in {config.store} already, 5 clips, 0.3 minutes; nothing to do\n"
+    for split in ("guard", DAY):
+        (config.store / "features" / f"{split}.parquet").write_bytes(b"")  # as a power cut leaves it
+    make_features(config)
+    assert tree(config.store) == before
 
 
 def test_the_next_day_leaves_the_days_before_as_they_are(config: FeaturesConfig) -> None:
@@ -235,6 +241,29 @@ def test_a_day_killed_between_two_steps_ends_as_one_that_was_not(
     assert not list(config.store.rglob(".*"))
 
 
+def test_takes_are_on_the_disk_before_their_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, found = Take(np.zeros(1600, np.float32), "Sì.", "recorded", "io", "", "0"), list[bool]()
+    monkeypatch.setattr(os, "sync", lambda: found.append((tmp_path / DAY).exists()))
+    assert write_takes(tmp_path / DAY, [("a.flac", take)], "it", [], seed=0) == 1
+    assert found == [False]
+
+
+def test_the_command_that_begins_a_store_has_its_lock(config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = config.store
+
+    def at_work(_: FeaturesConfig) -> None:
+        with pytest.raises(LockedError), locked(store):
+            pass
+        (store / "was-locked").touch()
+
+    monkeypatch.setattr(features_module, "make_features", at_work)
+    monkeypatch.setattr(sys, "argv", ["features", "--store", str(store), "--day", DAY, "--model", config.model])
+    features_module.main()
+    assert (store / "was-locked").exists()
+
+
 def test_a_disk_that_is_full_when_a_clip_is_written_is_one_line(
     config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +311,8 @@ def test_recordings_are_taken_in_the_same_way_and_none_twice(
     assert "left out 1 × taken before" in capsys.readouterr().out
     broken = tmp_path / "broken.mp3"
     broken.write_text("no sound")
+    (config.store / "clips" / "my notes").mkdir()
+    (config.store / "clips" / "notes.txt").touch()
     metadata_folder(folder, [*new[:1], (new[3][0], guard[2].upper()), (broken, "Rotta."), *new[1:2]])
     capsys.readouterr()
     make_features(replace(config, day=NEXT, clips=0, recorded=str(folder)))
@@ -425,13 +456,23 @@ def hear(store: Store, *days: str) -> None:
         store.predictions(day).touch()
 
 
-def test_a_mixture_holds_the_day_and_a_sample_of_older_days_record_for_record(config: FeaturesConfig) -> None:
+def test_a_mixture_holds_the_day_and_a_sample_of_older_days_record_for_record(
+    config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     days = ["2026-11-21", "2026-11-22", DAY, NEXT]
     for day in days:
         make_features(replace(config, day=day))
     store = open_store(config.store)
     hear(store, *days)
+    sync, synced = os.fsync, set[int]()
+
+    def spied(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", spied)
     shards = mix(store, DAY, replay=1.4)
+    assert {path.stat().st_ino for path in (shards / f"train-{DAY}").iterdir()} <= synced
     assert shards == store.run(DAY) / "shards"
     verify(VerifyConfig(str(shards)))
     mixed = Shards.open(shards, f"train-{DAY}")

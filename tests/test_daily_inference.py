@@ -93,6 +93,7 @@ def champion(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("weights")
     return folder
 
 
@@ -139,6 +140,8 @@ def test_estimates_and_their_bound_are_the_confidence_models(store, champion, mo
 def test_a_day_without_speech_is_a_day_without_predictions(store, champion, capsys) -> None:
     with_champion(store, champion)
     with_day(store, [])
+    store.predictions(DAY).parent.mkdir()
+    store.predictions(DAY).touch()  # as a power cut leaves it
     infer(InferenceConfig(store.folder, DAY))
     assert pq.read_table(store.predictions(DAY)).num_rows == 0
     assert "no words over 0 clips" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from daily.day_progress import DayProgress, days_begun, progress_file, read_prog
 from daily.lock import INHERITED, LockedError, locked
 from daily.loop import LoopConfig, StageOptions, daily_stages, run_loop, snapshot_stage
 from daily.store import create_store
-from daily.undone import DAYS_TRIED
+from daily.undone import DAYS_TRIED, left_undone
 from data.errors import UserError, command
 from tests.conftest import REPOSITORY
 from tests.simulated_days import LAST, STAGES
@@ -144,6 +144,30 @@ def test_no_day_is_made_up_for_before_the_first_of_a_store(store: Path) -> None:
     assert window(store, "2026-12-03", 1) == ["2026-12-02", "2026-12-03"]
 
 
+@pytest.mark.parametrize("catch_up", [7, 10**12])
+def test_no_day_is_made_up_for_before_the_calendar_begins(store: Path, catch_up: int) -> None:
+    assert window(store, DAY, catch_up) == [DAY]
+    write_progress(store, DayProgress("0001-01-01").note("features", "done"))
+    assert window(store, "0001-01-03", catch_up) == ["0001-01-01", "0001-01-02", "0001-01-03"]
+    assert left_undone([], "0001-01-03") == []
+
+
+def test_an_older_day_run_again_leaves_the_monitor_at_the_newest_day_that_is_not_to_come(store: Path) -> None:
+    to_come, older, newest = (DayProgress(day) for day in ("9999-12-31", DAY, "2026-11-25"))
+    for day in (to_come, newest):
+        write_progress(store, day.note("features", "failed"))
+    assert run_loop(store, older.day, 0, STAGES[:1], LAST) == []
+    assert json.loads((store / "monitor" / "monitor.json").read_text())["day"] == newest.day
+    assert states(store, older.day) == {"features": "done"}
+
+
+def test_a_lock_that_cannot_be_opened_is_one_line(store: Path) -> None:
+    """As in another user's store; a folder of its name stands for that."""
+    (store / "loop.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"loop\.lock: is a directory"), locked(store):
+        pass
+
+
 def test_a_day_whose_run_was_killed_shows_the_stage_it_was_at(store: Path) -> None:
     store.mkdir()
     day = read_progress(store, DAY).note("features", "started")
@@ -233,7 +257,11 @@ def test_what_stages_say_on_standard_error_is_no_complaint_of_the_run(
 
 def test_what_killed_commands_left_is_removed_by_the_next_run(store: Path) -> None:
     left = (
-        *("clips/.2026-11-20.partial/metadata.csv", "confidence/.partial-a/new/confidence.json", ".base-b/config.json"),
+        *(
+            "clips/.2026-11-20.partial/metadata.csv",
+            "confidence/.partial-a/new/confidence.json",
+            ".base-0a1b2c3d/config.json",
+        ),
         *(
             "runs/2026-11-20/.start-c/model",
             "features/.2026-11-20.parquet.7-a.partial",
@@ -242,6 +270,7 @@ def test_what_killed_commands_left_is_removed_by_the_next_run(store: Path) -> No
         *("runs/2026-11-20/shards/.train-2026-11-20.partial/a", "loop/.2026-11-20.json.7-a.partial"),
     )
     kept = ("clips/2026-11-20/metadata.csv", "runs/2026-11-20/run/.partial", ".champion.lock", "champion/config.json")
+    create_store(store, "it", "base", 80, "0" * 64)
     for name in (*left, *kept):
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         (store / name).touch()
@@ -252,7 +281,7 @@ def test_what_killed_commands_left_is_removed_by_the_next_run(store: Path) -> No
 
 
 def test_a_command_by_itself_is_refused_beside_a_run_and_is_the_runs_own_when_that_starts_it(store: Path) -> None:
-    store.mkdir()
+    create_store(store, "it", "base", 80, "0" * 64)
     inside = f"from pathlib import Path; from daily.alone import alone\nwith alone(Path({str(store)!r})): print('in')"
     command = [sys.executable, "-c", inside]
     with locked(store):
@@ -279,7 +308,7 @@ def test_every_command_on_a_store_takes_its_lock(
 
 def test_a_stage_that_was_mended_by_itself_is_done_to_the_loop(store: Path) -> None:
     """Of a day that a run came to; others are begun by runs alone."""
-    store.mkdir()
+    create_store(store, "it", "base", 80, "0" * 64)
     write_progress(store, DayProgress(DAY).note("features", "done").note("training", "failed", error="no room"))
     for day, stage in ((DAY, "training"), (DAY, "confidence"), (NEXT, "training")):
         with alone(store, stage, day):
@@ -297,6 +326,8 @@ def test_options_go_to_the_stage_that_they_name() -> None:
     commands = {stage.name: stage.command for stage in daily_stages(options)}
     assert commands["training"][-4:] == ("--steps", "20", "--name", "two words")
     assert commands["features"][-1] == "daily.features"
+    with pytest.raises(UserError, match=r"""^--training "--steps '3": no closing quotation"""):
+        daily_stages(StageOptions(training="--steps '3"))
 
 
 def test_bad_input_is_one_line_and_exit_code_2(store: Path) -> None:

@@ -1,9 +1,13 @@
 """The registry: versions once, one champion, a copy of it that mends itself, and no request that leaves the machine."""
 
+import errno
+import functools
 import json
 import os
+import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,8 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowException
 
-from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, PLACED, Registry, open_registry
+from daily.champion import champion_of
+from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, Registry, open_registry
+from daily.registry_files import PLACED
+from daily.store import create_store
 from daily.tracking import home_of
 from data.errors import UserError
 
@@ -186,10 +194,76 @@ def test_roll_back_goes_to_the_champion_before_and_again_to_the_one_before_that(
     with pytest.raises(UserError, match="version 1 is the first champion"):
         registry.roll_back(MODEL)
     assert registry.roll_back(MODEL, 3).number == 3
-    assert registry.roll_back(MODEL).number == 1  # what a person had chosen 3 over
+    assert [registry.roll_back(MODEL).number for _ in range(2)] == [2, 1]  # as before 3 was chosen again
     with pytest.raises(UserError, match="no version 4: there are 1, 2, 3"):
         registry.roll_back(MODEL, 4)
     assert champion_weights(registry) == "2026-11-23"
+
+
+def test_a_roll_back_to_a_version_without_files_changes_nothing(registry: Registry) -> None:
+    with_versions(registry, "2026-11-23", "2026-11-24", "2026-11-25")
+    for number in (1, 2, 3):
+        registry.promote(MODEL, number)
+    first, second, _ = registry.versions(MODEL)
+    shutil.rmtree(registry.files(first))
+    (registry.files(second) / "model.safetensors").unlink()
+    for number in (1, 2, None):
+        with pytest.raises(UserError, match="is gone; roll back to another"):
+            registry.roll_back(MODEL, number)
+    assert [version.number for version in registry.versions(MODEL) if "champion" in version.aliases] == [3]
+    registry.place()
+    assert champion_weights(registry) == "2026-11-25"
+
+
+def test_a_champion_that_a_person_deleted_is_not_replaced_by_the_pretrained_model(
+    registry: Registry, tmp_path: Path
+) -> None:
+    with_versions(registry, "2026-11-23", "2026-11-24", "2026-11-25").promote(MODEL, 1)
+    registry.promote(MODEL, 2)
+    registry.client.delete_model_version(MODEL, "2")
+    store = create_store(registry.store, "it", str(a_model(tmp_path / "base", "base")), 80, "0")
+    for lost in (lambda: champion_of(store), lambda: registry.roll_back(MODEL)):
+        with pytest.raises(UserError, match="is gone from the registry; choose one of those before it, 1: `make roll"):
+            lost()
+    assert champion_weights(registry) == "2026-11-24"
+    registry.roll_back(MODEL, 1)
+    assert champion_of(store)[1].number == 1
+
+
+def test_a_pretrained_model_without_safetensors_is_refused(registry: Registry, tmp_path: Path) -> None:
+    (a_model(tmp_path / "base", "base") / "model.safetensors").rename(tmp_path / "base" / "pytorch_model.bin")
+    store = create_store(registry.store, "it", str(tmp_path / "base"), 80, "0")
+    with pytest.raises(UserError, match=r"base: has no \*\.safetensors"):
+        champion_of(store)
+    assert registry.versions(MODEL) == []
+
+
+def test_a_full_disk_is_said_to_be_that(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its errno, by which `data.errors.command` knows it."""
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with_versions(registry, "2026-11-23")
+    (tmp_path / "a").mkdir()
+    for act, fails in (
+        (lambda: registry.promote(MODEL, 1), "copyfile"),
+        (lambda: registry.register(MODEL, "2026-11-24", registry.files(registry.version(MODEL, 1))), "copyfileobj"),
+    ):
+        with monkeypatch.context() as patch:
+            for name in {fails, "copy2"}:
+                patch.setattr(shutil, name, full)
+            with pytest.raises(OSError, match="No space left") as caught:
+                act()
+        assert caught.value.errno == errno.ENOSPC
+
+
+def test_metrics_of_all_versions_are_asked_for_at_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in with_versions(registry, "2026-11-23", "2026-11-24").versions(MODEL):
+        registry.measure(version, {"test_wer": 10.0 + version.number})
+    with monkeypatch.context() as patch:
+        patch.setattr(type(registry.client), "get_run", None)
+        assert [version.metrics for version in registry.versions(MODEL)] == [{"test_wer": 11.0}, {"test_wer": 12.0}]
 
 
 def test_only_weights_that_never_were_champion_are_deleted_and_they_are_refused_as_champion(registry: Registry) -> None:
@@ -252,6 +326,35 @@ def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="file is not a database") as caught:
         open_registry(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_locked_database_is_said_to_be_in_use(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_versions(registry, "2026-11-23")
+    in_use = "another program is using it: close it and run again"
+    database = registry.store / "registry" / "mlflow.db"
+    with monkeypatch.context() as patch, sqlite3.connect(database) as other:
+        other.execute("begin exclusive")
+        patch.setattr("daily.tracking.sqlite3.connect", functools.partial(sqlite3.connect, timeout=0))
+        with pytest.raises(UserError, match=f"mlflow.db: {in_use}"):
+            open_registry(registry.store)
+
+    def locked(*_args: object, **_options: object) -> None:  # MLflow itself waits 20 seconds for it
+        raise MlflowException("(sqlite3.OperationalError) database is locked\n[SQL: INSERT …]")
+
+    for asked in ("set_registered_model_alias", "search_registered_models"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(registry.client), asked, locked)
+            with pytest.raises(UserError, match=f"registry: {in_use}$"):
+                registry.promote(MODEL, 1)
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b"])
+def test_a_path_that_mlflow_would_read_otherwise_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"no store can be in a place with {re.escape(name[-1:] if '?' in name else '%')}"
+    ):
+        open_registry(tmp_path / name / "store")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from daily.drift import KINDS, MEASURES, drift
 from daily.intervals import excess, rate
 from daily.lock import INHERITED, locked
 from daily.registry import CHAMPION, MODEL, Version
-from daily.snapshot import PREDICTIONS_SHOWN, main, snapshot, write
+from daily.snapshot import PREDICTIONS_SHOWN, VERSIONS_SHOWN, main, snapshot, write
 from daily.store import PREDICTIONS, Store, write_table
 from data.errors import UserError
 from tests.conftest import REPOSITORY
@@ -44,6 +44,7 @@ def test_the_figures_are_those_worked_out_by_hand(store: Store) -> None:
         (day_of(0), 3, "1"),
         (day_of(1), 3, "2"),
     ]
+    assert [(row["low"], row["high"]) for row in shown["days"]] == [(None, None)] * 2  # of three clips
     assert [row["wer"] for row in shown["days"]] == pytest.approx([100 * 2 / 12, 100 * 5 / 12])
     assert {row["name"]: row["wer"] for row in shown["voices"]} == pytest.approx(
         {"lp_diphone": 100 * 5 / 20, "pc_diphone": 100 * 2 / 4}
@@ -106,6 +107,18 @@ def test_a_rise_of_the_word_error_rate_is_told_and_a_fall_is_not(store: Store) -
     assert (told["kind"], told["day"], told["days"]) == ("wer_rose", day_of(4), 4)
     assert told["difference"] == pytest.approx(told["wer"] - told["before"])
     assert 0 < told["low"] < told["difference"] < told["high"]
+
+
+def test_nothing_is_told_of_a_rise_on_a_day_of_few_clips(store: Store) -> None:
+    """Whose interval is a point, or so narrow that every other such day would be told."""
+    add_day(store, day_of(0), [Clip()] * 9)
+    add_day(store, day_of(1), [Clip(errors=4)] * 9)
+    add_day(store, day_of(2), [Clip(errors=4)] * 10)
+    assert [row["low"] for row in snapshot(store, day_of(1))[0]["days"]] == [0.0, 100.0]
+    assert [[kind for kind in warnings(store, day_of(day)) if kind == "wer_rose"] for day in (1, 2)] == [
+        [],
+        ["wer_rose"],
+    ]
 
 
 def test_noisier_speech_is_told_as_drift_and_the_same_speech_is_not(store: Store) -> None:
@@ -304,6 +317,9 @@ def test_the_registrys_versions_are_listed_the_newest_first(store: Store, monkey
         (2, day_of(2), False),
         (1, day_of(1), True),
     ]
+    listed[MODEL] += [version(number) for number in range(3, VERSIONS_SHOWN + 3)]
+    numbers = [row["number"] for row in snapshot(store, day_of(1))[0]["versions"]]
+    assert numbers == [*range(VERSIONS_SHOWN + 2, 2, -1), 1]  # the champion, however old
     assert [(row["test"], row["guard"], row["note"]) for row in shown] == [(16.5, None, "no better"), (None, 14.25, "")]
 
 

@@ -221,6 +221,26 @@ def test_a_store_s_path_may_hold_quotes_and_spaces(tmp_path: Path) -> None:
     assert connect(store).execute("select count(*) from features").fetchone() == (1,)
 
 
+@pytest.mark.parametrize("name", ["day=2026-11-01", "id=7", "store[12]", "store*", "stor?1"])
+def test_a_store_s_path_is_a_path_and_no_pattern_or_partition(tmp_path: Path, name: str) -> None:
+    """Beside a store whose files a pattern would match."""
+    stores = [create_store(tmp_path / folder / "store", **SETTINGS) for folder in (name, "store1")]
+    for store, clips in zip(stores, (2, 3), strict=True):
+        write_table(FEATURES, store.features("2026-11-23"), [feature_row("2026-11-23", clip) for clip in range(clips)])
+    rows = connect(stores[0]).execute("select id, day::varchar from features order by id").fetchall()
+    assert rows == [(f"2026-11-23-{clip:04d}.flac", "2026-11-23") for clip in range(2)]
+
+
+def test_a_file_that_is_no_day_s_is_not_read(store: Store) -> None:
+    for name in ("2026-11-23", "2026-11-23 (copy)", "guard (copy)"):
+        write_table(FEATURES, store.features(name), [feature_row("2026-11-23", 0)])
+    connection = connect(store)
+    assert [connection.execute(f"select count(*) from {view}").fetchone() for view in ("features", "fixed")] == [
+        (1,),
+        (0,),
+    ]
+
+
 @pytest.mark.parametrize("text", ["20261123", "2026-11-31", "oggi", "2026-W48-1", "../2026-11-23"])
 def test_a_day_is_an_iso_date_and_nothing_else(text: str) -> None:
     with pytest.raises(UserError, match="write it like 2026-11-23"):

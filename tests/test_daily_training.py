@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -273,9 +275,29 @@ def test_wrong_input_is_refused_before_anything_is_written(store: Path, tmp_path
         config = dataclasses.replace(TrainingConfig(store, DAY), **settings)  # type: ignore[arg-type]
         with pytest.raises(UserError, match=said):
             train_day(config, [])
+    for numbers in ({"replay": math.inf}, {"replay": -1.0}, {"margin": math.nan}, {"learning_rate": math.inf}):
+        with pytest.raises(UserError, match=f"--{next(iter(numbers)).replace('_', '-')} "):
+            TrainingConfig(store, DAY, **numbers)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="--steps"):
         TrainingConfig(store, DAY, steps=0)
     assert not (store / "runs").exists()
+
+
+def test_a_broken_decision_is_named_with_the_command_that_makes_it_again(store: Path) -> None:
+    (store / "runs" / DAY).mkdir(parents=True)
+    (store / "runs" / DAY / "decision.json").touch()
+    with pytest.raises(
+        UserError, match=f"decision.json is not JSON .*delete this file .* `make daily-train DAY={DAY}`"
+    ):
+        train_day(TrainingConfig(store, DAY), [])
+
+
+def test_the_champions_copy_is_on_the_disk_before_it_has_its_name(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, found = store / "runs" / DAY, list[list[str]]()
+    monkeypatch.setattr(os, "sync", lambda: found.append([path.parent.name for path in out.rglob("*.safetensors")]))
+    _, folder = training._start(open_store(store), out)
+    assert found == [["model"]]
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_a_quiet_day_is_not_trained_on(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

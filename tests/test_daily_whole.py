@@ -24,8 +24,7 @@ from tests.test_readme import environment
 DAY = "2026-11-23"
 STAGES = {
     "features": "--clips 6 --test-clips 3 --guard-split test[:4] --recipes none --workers 1 --model {model}",
-    # The step of test_export.py, whose program is compiled once for both.
-    "training": "--steps 2 --batch-size 8 --learning-rate 1e-2 --score-windows whole --score-batch-size 1",
+    "training": "--steps 2 --batch-size 1 --learning-rate 1e-2 --score-windows whole --score-batch-size 1",
 }
 
 

@@ -184,6 +184,8 @@ def test_a_snapshot_that_cannot_be_shown_is_said_in_a_line_to_visitors_and_in_th
     for text, says in (
         ("{", "is no snapshot"),
         (json.dumps({"format": 2}), "has format 2, this version reads 1"),
+        (json.dumps({"format": 1}), "lacks day, language, clips"),
+        (json.dumps({key: value for key, value in content.items() if key != "drift"}), "lacks drift;"),
         (json.dumps(content | {"pictures": pictures}), "names the file '../secret.png'"),
     ):
         (tmp_path / "monitor.json").write_text(text)
@@ -197,6 +199,17 @@ def test_the_monitor_of_a_store_without_a_day_says_so(tmp_path: Path) -> None:
     for words in TABLES.values():
         board = html.unescape(shown(store.monitor, words))
         assert [words[name] in board for name in ("no_clip", "no_drift", "no_versions", "all_well")] == [True] * 4
+
+
+def test_days_and_voices_of_few_clips_have_no_interval(tmp_path: Path) -> None:
+    store = made_store(tmp_path / "store")
+    add_day(store, day_of(0), [Clip(), Clip(errors=2), Clip(errors=4, voice="pc_diphone")])
+    add_day(store, day_of(1), [Clip(errors=1)] * 6, "2")
+    write(store.monitor, *snapshot(store, day_of(1)))
+    board = html.unescape(shown(store.monitor, ITALIAN))
+    assert [board.count(said) for said in ('50,0 % <span class="soft">(–)</span>', '50,0 % (–), Versione 1"')] == [1, 1]
+    assert (board.count('class="point"'), board.count('class="interval"')) == (2, 1)
+    assert (board.count('class="value"'), board.count('class="span"')) == (3, 2)
 
 
 def test_a_snapshot_that_no_run_renewed_is_said_to_be_old(monitor: Path) -> None:
@@ -232,9 +245,12 @@ def test_the_commands_say_in_a_line_what_they_cannot_do(
     monitor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "monitor.json").write_text('{"format": 1}')
     out = ["--out", str(tmp_path / "space")]
     for main, words, says in (
         (serving.monitor.main, ["--folder", str(tmp_path / "empty")], "monitor.json: is not there"),
+        (serving.monitor.main, ["--folder", str(tmp_path / "half")], "monitor.json: lacks day"),
         (serving.space.main, ["--monitor", str(tmp_path / "empty"), *out], "monitor.json: is not there"),
         (serving.space.main, out, "give either --model or --monitor"),
     ):
