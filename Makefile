@@ -41,23 +41,27 @@ MONITOR ?=
 TEST_WORKERS ?= 3
 ARGS ?=
 
+# A path as one word of the shell's, apostrophes in it or not.
+q = '$(subst ','\'',$(1))'
+
 TRAIN_MODEL = $(or $(MODEL),openai/whisper-tiny)
 # A preset names its own model.
-TRAIN_START = $(if $(PRESET),--preset $(PRESET) $(if $(MODEL),--model '$(MODEL)'),--model '$(TRAIN_MODEL)')
+TRAIN_START = $(if $(PRESET),--preset $(PRESET) $(if $(MODEL),--model $(call q,$(MODEL))),--model $(call q,$(TRAIN_MODEL)))
 RUN_DIR = $(or $(RUN),runs/latest)
 # What evaluate scores: PREDICTIONS, or MODEL, or RUN if only that is given.
-SCORED = $(if $(PREDICTIONS),--predictions '$(PREDICTIONS)',$(if $(MODEL),--model '$(MODEL)',--run '$(RUN_DIR)'))
+SCORED = $(if $(PREDICTIONS),--predictions $(call q,$(PREDICTIONS)),\
+  $(if $(MODEL),--model $(call q,$(MODEL)),--run $(call q,$(RUN_DIR))))
 # What compare evaluates models on, and shows clips of: SHARDS if it is given, or where it is by default.
-COMPARED_ON = $(if $(or $(filter-out file,$(origin SHARDS)),$(wildcard $(SHARDS))),--shards '$(SHARDS)')
+COMPARED_ON = $(if $(or $(filter-out file,$(origin SHARDS)),$(wildcard $(SHARDS))),--shards $(call q,$(SHARDS)))
 # What serve and transcribe use: the newest exported model, the demo's among them.
-NEWEST = $(patsubst %/model.safetensors,%,$(shell ls -t $(addsuffix /model.safetensors,$(MODEL_DIR) models/* demo/model) \
-  2>/dev/null | head -n 1))
+NEWEST = $(shell ls -t $(foreach weights,model.safetensors model.safetensors.index.json, \
+  $(call q,$(MODEL_DIR)/$(weights)) models/*/$(weights) demo/model/$(weights)) 2>/dev/null | head -n 1 | sed 's|/[^/]*$$||')
 SERVED = $(or $(MODEL),$(NEWEST))
 NEEDS_MODEL = $(if $(SERVED),,echo "error: no model here yet: run \`make demo\` (5 minutes) or give one with MODEL=FOLDER" >&2; exit 2)
 
-FEATURIZE = $(BIN)/python -m data.featurize --source '$(SOURCE)' --shards '$(SHARDS)' --model '$(TRAIN_MODEL)' \
-  --split '$(or $(SPLIT),train)' --recipe $(RECIPE) --copies $(COPIES) --budget $(BUDGET) --workers $(WORKERS) \
-  $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+FEATURIZE = $(BIN)/python -m data.featurize --source $(call q,$(SOURCE)) --shards $(call q,$(SHARDS)) \
+  --model $(call q,$(TRAIN_MODEL)) --split $(call q,$(or $(SPLIT),train)) --recipe $(RECIPE) --copies $(COPIES) \
+  --budget $(BUDGET) --workers $(WORKERS) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 # Large arrays lie on large pages (glibc 2.35 and later on Linux; elsewhere it means nothing): touching fresh ones of
 # 4 kB was a third of a small training step's processor time.
@@ -88,78 +92,83 @@ featurize: $(READY)  ## SOURCE (a corpus) → SHARDS [MODEL SPLIT RECIPE COPIES 
 	@$(FEATURIZE) $(ARGS)
 
 verify: $(READY)  ## SHARDS [SPLIT]: re-read every byte and name the first corrupt one
-	@$(BIN)/python -m data.verify --shards '$(SHARDS)' $(if $(SPLIT),--split '$(SPLIT)') $(ARGS)
+	@$(BIN)/python -m data.verify --shards $(call q,$(SHARDS)) $(if $(SPLIT),--split $(call q,$(SPLIT))) $(ARGS)
 
 preview: $(READY)  ## SOURCE [MODEL SPLIT RECIPE SHARDS] → preview.html: clips and copies to see and hear, histograms
-	@$(BIN)/python -m data.preview --source '$(SOURCE)' --model '$(TRAIN_MODEL)' --split '$(or $(SPLIT),train)' \
-	  --recipe $(RECIPE) --shards '$(SHARDS)' $(ARGS)
+	@$(BIN)/python -m data.preview --source $(call q,$(SOURCE)) --model $(call q,$(TRAIN_MODEL)) \
+	  --split $(call q,$(or $(SPLIT),train)) --recipe $(RECIPE) --shards $(call q,$(SHARDS)) $(ARGS)
 
 train: $(READY)  ## SHARDS, MODEL or PRESET → RUN: fine-tune; run again to continue
-	@$(BIN)/python -m jax_train.train --shards '$(SHARDS)' $(TRAIN_START) --run '$(RUN_DIR)' \
+	@$(BIN)/python -m jax_train.train --shards $(call q,$(SHARDS)) $(TRAIN_START) --run $(call q,$(RUN_DIR)) \
 	  --split $(or $(SPLIT),train) $(ARGS)
 
 curves: $(READY)  ## RUN → RUN/curves.png: training loss, learning rate, WER
-	@$(BIN)/python -m jax_train.curves --run '$(RUN_DIR)' $(ARGS)
+	@$(BIN)/python -m jax_train.curves --run $(call q,$(RUN_DIR)) $(ARGS)
 
 evaluate: $(READY)  ## MODEL, RUN or PREDICTIONS, SHARDS → error rates with intervals on SPLIT=test, report.html
-	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards '$(SHARDS)' --split $(or $(SPLIT),test) $(ARGS)
+	@$(BIN)/python -m jax_train.evaluate $(SCORED) --shards $(call q,$(SHARDS)) --split $(or $(SPLIT),test) $(ARGS)
 
 compare: $(READY)  ## A, B (what evaluate wrote, models or runs) [SHARDS SPLIT] → scores/compare: B − A, p-values, a page
-	@$(BIN)/python -m jax_train.compare --a '$(A)' --b '$(B)' $(COMPARED_ON) --split $(or $(SPLIT),test) $(ARGS)
+	@$(BIN)/python -m jax_train.compare --a $(call q,$(A)) --b $(call q,$(B)) $(COMPARED_ON) --split $(or $(SPLIT),test) $(ARGS)
 
 crossval: $(READY)  ## SHARDS, MODEL, FOLDS=5 → RUN: a run for each fold of speakers, mean and deviation of their scores
-	@$(BIN)/python -m jax_train.crossval --shards '$(SHARDS)' --folds $(FOLDS) --out '$(or $(RUN),runs/crossval)' \
-	  --split $(or $(SPLIT),train) --model '$(TRAIN_MODEL)' $(ARGS)
+	@$(BIN)/python -m jax_train.crossval --shards $(call q,$(SHARDS)) --folds $(FOLDS) \
+	  --out $(call q,$(or $(RUN),runs/crossval)) --split $(or $(SPLIT),train) --model $(call q,$(TRAIN_MODEL)) $(ARGS)
 
 scoreboard: $(READY)  ## PRESETS, SHARDS [MODEL] → RUN/scoreboard.md: train and score each, a table of all
-	@$(BIN)/python -m jax_train.scoreboard --presets $(PRESETS) --shards '$(SHARDS)' --out '$(or $(RUN),runs/scoreboard)' \
-	  $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+	@$(BIN)/python -m jax_train.scoreboard --presets $(PRESETS) --shards $(call q,$(SHARDS)) \
+	  --out $(call q,$(or $(RUN),runs/scoreboard)) $(if $(MODEL),--model $(call q,$(MODEL))) $(ARGS)
 
 average: $(READY)  ## RUN, LAST=n or BEST=n → RUN-average: the mean of checkpoints' weights, for evaluate and export
-	@$(BIN)/python -m jax_train.average --run '$(RUN_DIR)' --out '$(RUN_DIR)-average' $(if $(LAST),--last $(LAST)) \
-	  $(if $(BEST),--best $(BEST)) $(ARGS)
+	@$(BIN)/python -m jax_train.average --run $(call q,$(RUN_DIR)) --out $(call q,$(RUN_DIR)-average) \
+	  $(if $(LAST),--last $(LAST)) $(if $(BEST),--best $(BEST)) $(ARGS)
 
 export: $(READY)  ## RUN → MODEL_DIR: FORMAT=huggingface, ctranslate2 or ggml, proved on real clips [DTYPE SHARDS]
-	@$(BIN)/python -m jax_train.export --run '$(RUN_DIR)' --model-dir '$(MODEL_DIR)' $(if $(FORMAT),--format $(FORMAT)) \
-	  $(if $(DTYPE),--dtype $(DTYPE)) $(if $(filter-out file,$(origin SHARDS)),--shards '$(SHARDS)') $(ARGS)
+	@$(BIN)/python -m jax_train.export --run $(call q,$(RUN_DIR)) --model-dir $(call q,$(MODEL_DIR)) \
+	  $(if $(FORMAT),--format $(FORMAT)) $(if $(DTYPE),--dtype $(DTYPE)) \
+	  $(if $(filter-out file,$(origin SHARDS)),--shards $(call q,$(SHARDS))) $(ARGS)
 
 publish: $(READY)  ## MODEL_DIR → REPO on the Hugging Face hub, with its card and TensorBoard logs; needs HF_TOKEN
-	@$(BIN)/python -m jax_train.publish --repo '$(REPO)' --model-dir '$(MODEL_DIR)' $(if $(RUN),--run '$(RUN)') $(ARGS)
+	@$(BIN)/python -m jax_train.publish --repo $(call q,$(REPO)) --model-dir $(call q,$(MODEL_DIR)) \
+	  $(if $(RUN),--run $(call q,$(RUN))) $(ARGS)
 
 transcribe: $(READY)  ## MODEL, FILE (any audio or video) → text
 	@$(NEEDS_MODEL)
-	@$(BIN)/python -m serving.transcribe --model '$(SERVED)' $(if $(FILE),'$(FILE)') $(ARGS)
+	@$(BIN)/python -m serving.transcribe --model $(call q,$(SERVED)) $(if $(FILE),$(call q,$(FILE))) $(ARGS)
 
 serve: $(READY)  ## MODEL (default: the newest exported) → a web page on PORT [MONITOR: store/monitor as a tab of it]
 	@$(NEEDS_MODEL)
-	@$(BIN)/python -m serving.app --model '$(SERVED)' --port $(PORT) $(if $(MONITOR),--monitor '$(MONITOR)') $(ARGS)
+	@$(BIN)/python -m serving.app --model $(call q,$(SERVED)) --port $(PORT) \
+	  $(if $(MONITOR),--monitor $(call q,$(MONITOR))) $(ARGS)
 
 space: $(READY)  ## MODEL (as for serve, or a name on the hub) or MONITOR → SPACE: a Hugging Face Space's folder [REPO: push it]
 	@$(if $(MONITOR),,$(NEEDS_MODEL))
-	@$(BIN)/python -m serving.space $(if $(MONITOR),--monitor '$(MONITOR)',--model '$(SERVED)') --out '$(SPACE)' $(if $(REPO),--repo '$(REPO)') $(ARGS)
+	@$(BIN)/python -m serving.space $(if $(MONITOR),--monitor $(call q,$(MONITOR)),--model $(call q,$(SERVED))) \
+	  --out $(call q,$(SPACE)) $(if $(REPO),--repo $(call q,$(REPO))) $(ARGS)
 
 monitor: $(READY)  ## STORE [DAY] → a web page on PORT: how the daily loop goes and how well the model hears
-	@$(BIN)/python -m daily.snapshot --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
-	@$(BIN)/python -m serving.monitor --folder '$(STORE)/monitor' --port $(PORT)
+	@$(BIN)/python -m daily.snapshot --store $(call q,$(STORE)) $(if $(DAY),--day $(DAY)) $(ARGS)
+	@$(BIN)/python -m serving.monitor --folder $(call q,$(STORE)/monitor) --port $(PORT)
 
 daily: $(READY)  ## STORE [DAY]: the living system's day; a failed or killed one is continued (docs/operations.md)
-	@$(BIN)/python -m daily.loop --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+	@$(BIN)/python -m daily.loop --store $(call q,$(STORE)) $(if $(DAY),--day $(DAY)) $(ARGS)
 
 daily-features: $(READY)  ## STORE [DAY MODEL SOURCE RECORDED]: the day's new speech, spoken or recorded, into the feature store
-	@$(BIN)/python -m daily.features --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(if $(MODEL),--model '$(MODEL)') \
-	  --corpus '$(SOURCE)' $(if $(RECORDED),--recorded '$(RECORDED)') $(ARGS)
+	@$(BIN)/python -m daily.features --store $(call q,$(STORE)) $(if $(DAY),--day $(DAY)) \
+	  $(if $(MODEL),--model $(call q,$(MODEL))) --corpus $(call q,$(SOURCE)) \
+	  $(if $(RECORDED),--recorded $(call q,$(RECORDED))) $(ARGS)
 
 daily-inference: $(READY)  ## STORE [DAY]: what the champion hears in the day's speech, with its errors and signals
-	@$(BIN)/python -m daily.inference --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+	@$(BIN)/python -m daily.inference --store $(call q,$(STORE)) $(if $(DAY),--day $(DAY)) $(ARGS)
 
 daily-confidence: $(READY)  ## STORE [DAY]: train what says whether a transcript can be trusted, on all days so far
-	@$(BIN)/python -m daily.confidence --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+	@$(BIN)/python -m daily.confidence --store $(call q,$(STORE)) $(if $(DAY),--day $(DAY)) $(ARGS)
 
 daily-train: $(READY)  ## STORE [DAY]: a challenger from the champion and the day's speech; promoted if it is better
-	@$(BIN)/python -m daily.training --store '$(STORE)' $(if $(DAY),--day $(DAY)) $(ARGS)
+	@$(BIN)/python -m daily.training --store $(call q,$(STORE)) $(if $(DAY),--day $(DAY)) $(ARGS)
 
 rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is the champion again
-	@$(BIN)/python -m daily.rollback --store '$(STORE)' $(if $(VERSION),--version $(VERSION)) $(ARGS)
+	@$(BIN)/python -m daily.rollback --store $(call q,$(STORE)) $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 

@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tyro
 from tqdm import tqdm
@@ -51,12 +51,15 @@ def read_list(path: Path) -> list[str]:
             names = reader.fieldnames or []
             if COLUMN not in names:
                 raise ListError(f"{path}: has no column {COLUMN}; there are: {', '.join(names) or 'none'}")
-            rows = [row[COLUMN] for row in reader]
+            rows = []
+            for row in reader:
+                if not row[COLUMN]:
+                    raise ListError(f"{path}: line {reader.line_num} names no clip in {COLUMN}")
+                rows.append(row[COLUMN])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ListError(f"{path}: cannot be read ({error}); give a CSV with a column {COLUMN}") from error
-    if not rows or not all(rows):
-        line = rows.index("") + 2 if rows else 2
-        raise ListError(f"{path}: line {line} names no clip in {COLUMN}")
+    if not rows:
+        raise ListError(f"{path}: line 2 names no clip in {COLUMN}")
     return rows
 
 
@@ -74,17 +77,27 @@ def hear(transcriber: Transcriber, path: Path, options: Options) -> dict[str, An
     return found
 
 
+def begin(out: Path) -> TextIO:
+    """An open file beside `out` that will be renamed so. Raises `ListError` where it cannot be."""
+    try:
+        if out.is_dir():
+            raise ListError(f"{out}: is a folder; give --out the name of a file")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return out.with_name(f".{out.name}.{os.getpid()}.partial").open("w", encoding="utf-8")
+    except OSError as error:
+        raise ListError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+
+
 @command
 def main() -> None:
     config = tyro.cli(Config)
     names = read_list(config.clips)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    quiet_transformers()
-    transcriber = Transcriber(config.model, signals=True)
-    partial = config.out.with_name(f".{config.out.name}.{os.getpid()}.partial")
-    options, problems = Options(config.language), 0
+    file = begin(config.out)  # before the model is loaded
+    partial, options, problems = Path(file.name), Options(config.language), 0
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with file:
+            quiet_transformers()
+            transcriber = Transcriber(config.model, signals=True)
             for name in tqdm(names, unit="clip", dynamic_ncols=True):
                 row = {COLUMN: name} | hear(transcriber, config.clips.parent / name, options)
                 problems += "problem" in row

@@ -91,7 +91,7 @@ def read_confidence(folder: Path) -> Confidence | None:
         if content["format"] != FORMAT:
             raise ModelError(f"{path}: has format {content['format']!r}, this version reads {FORMAT}; train it anew")
         found = _confidence(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelError(f"{path}: is not a confidence model ({error!r}); delete it or train it anew") from error
     _check(path, found)
     return found

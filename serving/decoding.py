@@ -8,10 +8,11 @@ importing av and numpy is all it costs.
 
 N samples, C channels.
 
-    python decoding.py '{"line": 3, "rate": 16000, …}' < recording.mp3 > samples.f32
+    python decoding.py '{"line": 3, "rate": 16000, …}' < recording.mp3 1<> samples.f32
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -34,6 +35,10 @@ STATES_LENGTH = ("wav", "flac", "ogg", "avi", "matroska,webm", "mov,mp4,m4a,3gp,
 MAX_FRAME_SECONDS = 1000
 MAX_BAD = 10  # packets that do not decode, beside one in twenty
 GAP = 0.1  # seconds that a frame may be late without a silence before it: containers round, and their clocks drift
+LOUDEST = 2.0  # of full scale: mixes pass 1 by a little, floats that stayed at an integer's scale reach 32768
+# Mean amplitude of a recording whose peak is 1: with less than this, its peak is no speech but a damaged sample.
+QUIETEST = 1e-4
+BLOCK = 1 << 20  # bytes
 JUMP = 10.0  # seconds within a stream of which FFmpeg's command, too, says that another clock has begun
 
 
@@ -66,23 +71,42 @@ def opened() -> av.container.InputContainer:
 
 
 def write_sound(rate: int, seconds: float) -> int:
-    """Writes the first audio track as float32 mono at `rate` Hz; gives the number of samples, `seconds` at most."""
-    samples = 0
+    """Writes the first audio track as float32 mono at `rate` Hz; gives the number of samples, `seconds` at most.
+
+    Where a sample passes `LOUDEST`, all are divided by the recording's peak.
+    """
+    samples, peak, total = 0, 0.0, 0.0
     try:
         with opened() as container:
             for chunk_N in sound(container, rate, seconds):
                 samples += chunk_N.size
                 if samples > seconds * rate:
                     raise FaultError("too_long", "")
-                if not np.isfinite(chunk_N).all():
+                amplitude_N = np.abs(chunk_N)
+                loudest = float(amplitude_N.max(initial=0.0))
+                if not math.isfinite(loudest):
                     raise FaultError("not_media", "holds samples that are not numbers; convert it anew")
+                peak, total = max(peak, loudest), total + float(amplitude_N.sum(dtype=np.float64))
                 write(memoryview(chunk_N.tobytes()))
     except av.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
         at = f"after {samples / rate:.1f} s" if samples else "from the start"
         raise FaultError("not_media", f"does not decode {at} ({error.strerror})") from error
+    if peak > LOUDEST:
+        if total < QUIETEST * peak * samples:
+            raise FaultError("not_media", f"holds samples of {peak:.0e} times full scale amid quiet; convert it to mp3")
+        divide(4 * samples, peak)
     return samples
+
+
+def divide(size: int, peak: float) -> None:
+    """Divides the samples in `size` bytes of standard output by `peak`, in place."""
+    for start in range(0, size, BLOCK):
+        os.lseek(1, start, os.SEEK_SET)
+        block_N = np.frombuffer(os.read(1, BLOCK), np.float32) / np.float32(peak)
+        os.lseek(1, start, os.SEEK_SET)
+        write(memoryview(block_N.tobytes()))
 
 
 def write(data: memoryview) -> None:
@@ -113,7 +137,7 @@ def sound(container: av.container.InputContainer, rate: int, seconds: float) -> 
             if resampler is not None:
                 yield from mono(resampler.resample(None))
             yield from silence(round(late * rate))
-            resampler, layout = av.AudioResampler(format="fltp", rate=rate), now
+            resampler, layout = av.AudioResampler(format="flt", rate=rate), now
         yield from mono(resampler.resample(frame))
     if resampler is not None:
         yield from mono(resampler.resample(None))
@@ -174,7 +198,8 @@ def mono(frames: list[av.AudioFrame]) -> Iterator[NDArray[np.float32]]:
     third, in amplitude, of what it would be if all others were silent.
     """
     for frame in frames:
-        channels_CN = frame.to_ndarray()
+        # Packed, as PyAV reads beyond its memory where a planar frame has eight channels or more.
+        channels_CN = np.ascontiguousarray(frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T)
         mean_N = channels_CN.mean(axis=0, dtype=np.float32)
         power_C = np.square(channels_CN).mean(axis=1, dtype=np.float64)
         loudest = power_C.max()

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from serving.errors import UserError
+from serving.errors import StoppedError, UserError
 from serving.transcribe import Options
 from serving.transcript import Transcript
 from serving.visits import Visits
@@ -36,6 +36,8 @@ def add_endpoints(visits: Visits, file: gr.File) -> None:
             return visits.transcript(Path(path), options, request.session_hash)
         except UserError as error:
             raise _notice(explain(error, words)) from error
+        except StoppedError as error:
+            raise _notice(words["StoppedError"]) from error
 
     def transcribe(recording: str | None, language: str, translate: bool, request: gr.Request) -> str:
         """The text of a recording: any audio or video file.

@@ -1,13 +1,13 @@
 """What may be asked of the server at all, before Gradio sees it.
 
 Decision: Gradio's server can do more than a page of ours needs, for whoever asks: fetch any address of the internet and
-hand it on (`file=https://…`), keep and convert a recording of a screen, write a visitor's state into files. These
-requests are refused here, by their path. So is a body that is longer than any that the page sends, and an upload for
-which there is no room: Gradio bounds one file, not all of them together.
+hand it on (`file=https://…`, `file/https://…`), keep and convert a recording of a screen, write a visitor's state into
+files. These requests are refused here, by their path. So is a body that is longer than any that the page sends, and an
+upload for which there is no room: Gradio bounds one file, not all of them together.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.uploads import room, sweep
 
 CLOSED = re.compile(
-    r"/gradio_api/(proxy=|file=[a-z][a-z0-9+.-]*:|process_recording|component_server|deep_link|vibe-)", re.IGNORECASE
+    r"/gradio_api/(proxy=|file[=/][a-z][a-z0-9+.-]*:|process_recording|component_server|deep_link|vibe-)", re.IGNORECASE
 )
-UPLOAD = re.compile(r"/gradio_api/upload/?")
+UPLOAD = re.compile(r"/gradio_api/upload/?$")
 LONGEST_REQUEST = 1_000_000  # bytes of anything but an upload: a name, a few options
 LARGEST_UPLOAD = 2 * 1024**3 + LONGEST_REQUEST  # what an upload may take that does not say how long it is
 
@@ -30,10 +30,15 @@ Says = Callable[[str], str]
 
 
 class Gate:
-    """Gradio's app behind what is refused. `full` says that there is no room for an upload; None: none is taken."""
+    """Gradio's app behind what is refused. `full` says that there is no room for an upload; None: none is taken.
 
-    def __init__(self, app: ASGIApp, folder: Path, full: Says | None) -> None:
-        self.app, self.folder, self.full = app, folder, full
+    `awaited` gives the files that no sweep may take.
+    """
+
+    def __init__(
+        self, app: ASGIApp, folder: Path, full: Says | None, awaited: Callable[[], Collection[Path]] = tuple
+    ) -> None:
+        self.app, self.folder, self.full, self.awaited = app, folder, full, awaited
         self._promised = 0  # bytes of uploads that are under way, those that have come included
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +69,7 @@ class Gate:
             self._promised -= length
 
     def _room(self) -> int:
-        sweep(self.folder)
+        sweep(self.folder, self.awaited())
         return room(self.folder)
 
     async def _bounded(self, most: int, refusal: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -68,7 +68,7 @@ LIMITS = Limits()
 
 
 class NotFoundError(AudioError):
-    """There is no such file."""
+    """There is no such file, or it cannot be opened."""
 
 
 class NotMediaError(AudioError):
@@ -107,6 +107,9 @@ class NoRoomError(AudioError):
 def decoded(path: Path, limits: Limits = LIMITS, stopped: Callable[[], bool] = never) -> Iterator[NDArray[np.float32]]:
     """The first audio track of any file FFmpeg reads: float32 (N,), mono, 16 kHz, full scale ±1, mapped read-only.
 
+    A mix that passes full scale by a little stays as it is; floats beyond ±2, such as 16-bit samples that were never
+    divided by 32768, are all divided by the recording's peak.
+
     Raises an `AudioError` that names the file, or `StoppedError` soon after `stopped()` turned true.
     """
     with tempfile.TemporaryFile(prefix="sussurro-") as sound:
@@ -123,11 +126,20 @@ def load_audio(path: Path, max_seconds: float = MAX_SECONDS) -> NDArray[np.float
         return np.array(audio_N)
 
 
+def opened(path: Path) -> IO[bytes]:
+    """The file, open. Raises `NotFoundError` where there is none, or it is not to be read."""
+    try:
+        if not path.is_file():
+            raise NotFoundError(f"{path}: no such file; give the path of a recording")
+        return path.open("rb")
+    except OSError as error:  # its name is too long, or it is somebody else's
+        raise NotFoundError(f"{path}: cannot be opened ({error.strerror}); give the path of a recording") from error
+
+
 def check_file(path: Path, limits: Limits) -> None:
     """Raises an `AudioError` for what shows without decoding: missing, empty, too large, an archive."""
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such file; give the path of a recording")
-    size = path.stat().st_size
+    with opened(path) as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(512)
     if size == 0:
         raise NoSoundError(f"{path.name}: the file is empty (0 bytes); record or upload it again")
     if size > limits.size:
@@ -135,8 +147,6 @@ def check_file(path: Path, limits: Limits) -> None:
             f"{path.name}: has {size / 1e6:,.0f} MB, at most {limits.size / 1e6:,.0f} MB are allowed;"
             " save its sound alone, as mp3 or m4a, or cut it into parts"
         )
-    with path.open("rb") as file:
-        head = file.read(512)
     for name, (place, mark) in ARCHIVES.items():
         if head[place:].startswith(mark):
             raise ArchiveError(f"{path.name}: is an archive ({name}); unpack it and give the recording itself")
@@ -155,7 +165,7 @@ def _decode(path: Path, limits: Limits, stopped: Callable[[], bool], sound: IO[b
         "file_size": 4 * (int(limits.seconds * SAMPLE_RATE) + SAMPLE_RATE),
     }
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    with ours, path.open("rb") as file:
+    with ours, opened(path) as file:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", str(PROGRAM), json.dumps(job)],

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from serving.errors import UserError
 
@@ -24,11 +25,8 @@ def check_folder(folder: Path, needs: tuple[str, ...]) -> None:
         raise ModelError(
             f"{folder}: holds no config.json; give a Hugging Face Whisper folder, such as `make export` writes"
         )
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{config_path}: is not JSON ({error}); export the model again") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
+    config = read_object(config_path)
+    model_type = config.get("model_type")
     if model_type != "whisper":
         raise ModelError(f"{config_path}: model_type is {model_type!r}, only 'whisper' can be served")
     if "transformers_weights" in config or (folder / ADAPTER).exists():
@@ -39,6 +37,17 @@ def check_folder(folder: Path, needs: tuple[str, ...]) -> None:
     absent = [name for name in needs if not (folder / name).is_file()]
     if absent:
         raise ModelError(f"{folder}: holds no {', '.join(absent)}; export the model again")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises `ModelError` where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({error}); export the model again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds no JSON object; export the model again")
+    return found
 
 
 def _check_index(path: Path) -> None:

@@ -29,17 +29,20 @@ from serving.words import GRADIO, QUEUED
 HERE = Path(__file__).resolve().parent
 EXAMPLE, EXAMPLE_LANGUAGE = HERE / "example.mp3", "it"
 QUEUE_SIZE = 16  # people waiting; at two seconds a clip the last one waits half a minute
-DELETE_EVERY, DELETE_AFTER = (
-    10 * 60,
-    60 * 60,
-)  # seconds: uploads older than an hour are deleted, others when the page stops
 
 SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
 SCRIPT = SCRIPT.replace("{/*GRADIO*/}", json.dumps(GRADIO)).replace("{/*QUEUED*/}", json.dumps(QUEUED))
-# Languages by their names in the visitor's own: Whisper knows a hundred, and so does every browser.
+# Languages by their names in the visitor's own: Whisper knows a hundred, and so does every browser. A code of the
+# model's own, or a browser's language, may be none.
 LANGUAGE_NAMES = """() => {
-  const names = new Intl.DisplayNames([navigator.language], {type: "language"});
-  return [Object.fromEntries(CODES.map((code) => [code, names.of(code)]))];
+  const name = (code) => {
+    try {
+      return new Intl.DisplayNames([navigator.language], {type: "language"}).of(code);
+    } catch {
+      return code;
+    }
+  };
+  return [Object.fromEntries(CODES.map((code) => [code, name(code)]))];
 }"""
 
 
@@ -59,14 +62,12 @@ def build_page(
     def leave(request: gr.Request) -> None:
         visits.leave(request.session_hash)
 
-    with UploadedOnly(
-        title=f"Sussurro · {transcriber.name}", analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
-    ) as page:
+    with UploadedOnly(title=f"Sussurro · {transcriber.name}", analytics_enabled=False) as page:
         with beside_monitor(page, monitor):
             wire(Layout(page, visits), visits)
         add_endpoints(visits, gr.File(visible=False))
         page.unload(leave)
-    page.queue(max_size=QUEUE_SIZE)
+    page.queue(max_size=QUEUE_SIZE, api_open=False)  # otherwise a program can pass the queue by
     return page
 
 

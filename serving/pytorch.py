@@ -60,7 +60,7 @@ class PyTorchWhisper:
             self.heard_dtype = torch.bfloat16
         eight_bits = has_eight_bits(self.device)
         self.layers = [DecoderLayer(layer, eight_bits) for layer in self.decoder.layers]
-        self.scores = product(self.decoder.embed_tokens.weight, None, eight_bits)
+        self.scores = product(model.proj_out.weight, None, eight_bits)  # the embedding's, unless the folder unties them
         self.mel_bins: int = self.config.num_mel_bins
         bytes_a_window = 2 * len(self.layers) * POSITIONS * self.config.d_model * self.heard_dtype.itemsize
         self.batch_size = int(max(1, min(8, CACHE_BYTES // bytes_a_window)))

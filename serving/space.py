@@ -87,10 +87,7 @@ class SpaceConfig:
 def write_space(config: SpaceConfig) -> Path:
     """The folder, complete. Raises a `UserError` for a model that is none, or where something else is in its place."""
     out = config.out
-    if out.exists() and (not (out / SETTINGS).is_file() or (out / ".git").exists()):
-        raise SpaceError(f"{out}: exists and is no Space that this command wrote; give another --out, or move it away")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
+    with beside(out) as place:
         space = Path(place) / "space"
         if config.monitor is not None:
             space_monitor.fill(space, config.monitor, config.title)
@@ -100,6 +97,19 @@ def write_space(config: SpaceConfig) -> Path:
             out.rename(Path(place) / "replaced")
         space.rename(out)
     return out
+
+
+def beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder beside `out`. Raises `SpaceError` where nothing can be written, or `out` is something else."""
+    try:
+        if out.exists() and (not (out / SETTINGS).is_file() or (out / ".git").exists()):
+            raise SpaceError(
+                f"{out}: exists and is no Space that this command wrote; give another --out, or move it away"
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        raise SpaceError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
 
 
 def _fill(space: Path, config: SpaceConfig) -> None:
@@ -113,7 +123,11 @@ def _fill(space: Path, config: SpaceConfig) -> None:
     copy_files(SERVING, space / "serving", lambda path: path.name not in NOT_SERVED)
     shutil.copyfile(SERVING / "space_app.py", space / "app.py")
     if local:
-        copy_files(folder, space / FOLDER, lambda path: path.name == "README.md" or is_model_file(path.name))
+        copy_files(
+            folder,
+            space / FOLDER,
+            lambda path: path.parent == folder and (path.name == "README.md" or is_model_file(path.name)),
+        )
         forget_machine(space / FOLDER, folder)
     texts = {
         "README.md": readme(config, name, files),
@@ -127,8 +141,8 @@ def _fill(space: Path, config: SpaceConfig) -> None:
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file of a model is read here."""
-    return any(fnmatch(name, pattern) for pattern in FILES)
+    """Whether a file of a model is read here: none of those below, such as a training's checkpoints."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in FILES)
 
 
 def hub_files(name: str) -> list[str]:

@@ -3,7 +3,8 @@
 Decision: four short writers of our own, because each format is a few lines and what matters is what a library does not
 do: cues that never overlap or run backwards, text that cannot end a cue or become markup, file names that no system
 chokes on. Cues are the transcript's segments, a long one in parts: two lines of 42 characters and 7 s at most, as
-Netflix asks of its subtitles. WebVTT also carries the times of the words where there are some.
+Netflix asks of its subtitles. What is written without spaces is broken between any two letters. WebVTT also carries the
+times of the words where there are some.
 
     write(transcript, folder, "lecture.mp3") → {"txt": folder/lecture.txt, "srt": …, "vtt": …, "json": …}
 """
@@ -22,12 +23,15 @@ from serving.transcript import Segment, Transcript
 
 JOINER = "\u2060"  # word joiner: of no width, and keeps players from seeing markup
 MEANS_SOMETHING = re.compile(r"[<{]|--(?=>)|\d:\d\d(?=[,.]\d)")
-LINE, LINES = 42, 2  # characters to a line of a cue, those of East Asia counting twice; lines to a cue
+LINE, LINES = 42, 2  # columns to a line of a cue, of which a character of East Asia takes two; lines to a cue
 LONGEST_CUE = 7.0  # seconds
-WIDE = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"  # written without spaces, two columns each
-WIDE_SIGN = re.compile(f"[{WIDE}]")
+WIDE = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"  # written without spaces
 # What a line is not broken within: a word with the space before it, a wide character with the marks after it.
 UNIT = re.compile(rf" ?(?:[{WIDE}][、。，．！？：；」』）〕】]*|[^ {WIDE}]+)")
+# What the next letter belongs to: a space, emoji's joiner, signs that stack Khmer and Burmese letters, the vowels that
+# Thai and Lao write before a consonant. What belongs to the letter before, beside marks: their am, skin tones.
+TIES = frozenset(" \u200d\u17d2\u1039\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4")
+TIED = frozenset("\u200d\u0e33\u0eb3\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 LONGEST_NAME = 120  # bytes; systems allow 255, with a suffix, and browsers add " (1)"
 # What Windows keeps for devices, with any suffix.
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\.|$)", re.IGNORECASE)
@@ -52,7 +56,7 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
     for segment in chain.from_iterable(map(parts, transcript.segments)):
         start = max(_milliseconds(segment.start), last)
         last = max(min(_milliseconds(segment.end), start + _milliseconds(LONGEST_CUE)), start + 1)
-        units = UNIT.findall(segment.text)
+        units = _units(segment.text)
         yield Cue(start, last, segment, "\n".join(map(str.strip, _even_lines(units, len(_lines(units, LINE))))))
 
 
@@ -62,7 +66,7 @@ def parts(segment: Segment) -> Iterator[Segment]:
     A piece lasts as its words do, or has a share of the time by its length.
     """
     text, seconds = one_line(segment.text), segment.end - segment.start
-    units = UNIT.findall(text)
+    units = _units(text)
     count = max(math.ceil(len(_lines(units, LINE)) / LINES), math.ceil(seconds / LONGEST_CUE))
     lines = _even_lines(units, LINES * count)
     if len(lines) <= LINES:
@@ -79,6 +83,23 @@ def parts(segment: Segment) -> Iterator[Segment]:
         if spoken:
             begins, ends = spoken[0].start, spoken[-1].end
         yield Segment(begins, ends, said.strip(), tuple(spoken))
+
+
+def _units(text: str) -> list[str]:
+    """What lines are not broken within: a word with the space before it; of a run longer than a line each letter."""
+    runs = UNIT.findall(text)
+    return [unit for run in runs for unit in ([run] if _columns(run.lstrip()) <= LINE else _letters(run))]
+
+
+def _letters(run: str) -> list[str]:
+    """The letters, each with its marks and with what is stacked on it or drawn around it."""
+    found = [""]
+    for sign in run:
+        if found[-1][-1:] in TIES or sign in TIED or unicodedata.category(sign)[0] == "M":
+            found[-1] += sign
+        else:
+            found.append(sign)
+    return found[1:] if not found[0] else found
 
 
 def _even_lines(units: list[str], count: int) -> list[str]:
@@ -103,7 +124,8 @@ def _lines(units: list[str], most: int) -> list[str]:
 
 
 def _columns(text: str) -> int:
-    return len(text) + len(WIDE_SIGN.findall(text))
+    wide = 0 if text.isascii() else sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
+    return len(text) + wide
 
 
 def one_line(text: str) -> str:

@@ -22,9 +22,9 @@ from transformers import WhisperFeatureExtractor
 from serving.confidence import read_confidence
 from serving.errors import StoppedError, command, never
 from serving.hearing import Engine, Options, Speech
-from serving.media import SAMPLE_RATE, NotFoundError, load_audio
+from serving.media import SAMPLE_RATE, NotFoundError, load_audio, opened
 from serving.model import quiet_transformers
-from serving.model_folder import FEATURES, GENERATION, TOKENIZER, ModelError, check_folder
+from serving.model_folder import FEATURES, GENERATION, TOKENIZER, ModelError, check_folder, read_object
 from serving.pytorch import PyTorchWhisper
 from serving.signals import Signals
 from serving.transcript import Segment, Transcript
@@ -35,6 +35,7 @@ from serving.windows import WINDOW, Window, windows
 __all__ = ["Options", "Progress", "StoppedError", "Transcriber"]
 
 PLAIN = Options()
+HOP = 160  # samples: 10 ms
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Transcriber:
         check_folder(folder, needs=(TOKENIZER, GENERATION, FEATURES))
         self.name = folder.resolve().name
         self.vocabulary = read_vocabulary(folder)
+        self.features = read_features(folder)
         self.engine: Engine = PyTorchWhisper(folder, self.vocabulary)
-        self.features = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         self.voice_activity = VoiceActivity()
         if self.features.feature_size != self.engine.mel_bins:
             raise ModelError(
@@ -130,12 +131,26 @@ class Transcriber:
             batch_size = min(2 * batch_size, self.engine.batch_size)
 
 
+def read_features(folder: Path) -> WhisperFeatureExtractor:
+    """What makes a folder's log-mel. Raises `ModelError`, also for another than that of Whisper's windows of 30 s."""
+    path = folder / FEATURES
+    content = read_object(path)
+    for name, wanted in (("sampling_rate", SAMPLE_RATE), ("hop_length", HOP), ("chunk_length", WINDOW // SAMPLE_RATE)):
+        if content.get(name, wanted) != wanted:
+            raise ModelError(f"{path}: {name} is {content[name]!r}, Whisper's is {wanted}; export the model again")
+    try:
+        return WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ModelError(f"{path}: does not load ({said}); export the model again") from error
+
+
 @dataclass(frozen=True)
 class Config:
     """Prints what is said in recordings."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """Audio or video files."""
+    """Audio or video files; a name that begins with - comes after --, as in `-- -1.wav`."""
     model: Path
     """A Hugging Face Whisper folder, such as `make export` writes."""
 
@@ -143,9 +158,10 @@ class Config:
 @command
 def main() -> None:
     config = tyro.cli(Config)
+    if not config.files:
+        raise NotFoundError("no recording is given; name one or more audio or video files (make transcribe FILE=…)")
     for path in config.files:  # before the model is loaded
-        if not path.is_file():
-            raise NotFoundError(f"{path}: no such file; give the path of a recording")
+        opened(path).close()
     quiet_transformers()
     transcriber = Transcriber(config.model)
     for path in config.files:

@@ -11,14 +11,12 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 
 from serving.endpoints import words_of
+from serving.uploads import paths
 
 
 def has_address(given: Any) -> bool:
-    """Whether somewhere in what a browser or a program sent there is a file whose path is an address."""
-    if isinstance(given, dict):
-        path = given.get("path")
-        return (isinstance(path, str) and "://" in path) or any(map(has_address, given.values()))
-    return isinstance(given, list) and any(map(has_address, given))
+    """Whether the path of a file that was sent is an address."""
+    return any("://" in path for path in paths(given))
 
 
 class UploadedOnly(gr.Blocks):

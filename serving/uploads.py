@@ -10,12 +10,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PREFIX, LOCK = "sussurro-", "page.lock"
-SWEEP_AFTER = 60 * 60  # seconds without a byte, after which an upload is taken to have been given up
+FETCHED = "youtube-"  # how the folders begin of what was fetched for a visitor, and goes with him
+SWEEP_AFTER = 60 * 60  # seconds without a change, after which a file is deleted
 LARGEST_FOLDER = 20 * 1024**3  # bytes: ten recordings of the largest size
 KEPT_FREE = 1024**3  # bytes of the disk: the sound of two hours takes 0.5 GB while it is transcribed
 
@@ -45,13 +47,41 @@ def remove_abandoned() -> None:
                 shutil.rmtree(lock.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what Gradio leaves behind: the beginning of an upload whose sender went away, and an empty file for each
-    that was transcribed. A new one may be an upload that has just begun."""
-    for left in folder.glob("tmp*"):
-        with suppress(FileNotFoundError):
-            if left.is_file() and time.time() - left.stat().st_mtime > SWEEP_AFTER:
-                left.unlink()
+def sweep(folder: Path, awaited: Collection[Path] = ()) -> None:
+    """Removes the files that lie in the folder for an hour: recordings, transcripts, and what Gradio leaves behind of
+    uploads whose sender went away; and the folders that are empty for an hour.
+
+    A new file may be an upload that has just begun. The files in `awaited` stay, and so does what was fetched.
+    """
+    before = time.time() - SWEEP_AFTER
+    for place, _, names in os.walk(folder, topdown=False):
+        inside = Path(place).relative_to(folder).parts
+        if inside and inside[0].startswith(FETCHED):
+            continue
+        for path in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):
+                if path not in awaited and _changed(path) < before:
+                    path.unlink()
+        with suppress(OSError):  # one that is not empty
+            if inside and _changed(Path(place)) < before:
+                Path(place).rmdir()
+
+
+def _changed(path: Path) -> float:
+    """When a file was written, or came to where it is: seconds since 1970."""
+    status = path.lstat()
+    return max(status.st_mtime, status.st_ctime)
+
+
+def paths(given: Any) -> Iterator[str]:
+    """The paths of all files in what a browser or a program sent."""
+    if isinstance(given, dict):
+        if isinstance(path := given.get("path"), str):
+            yield path
+        given = list(given.values())
+    if isinstance(given, list):
+        for value in given:
+            yield from paths(value)
 
 
 def room(folder: Path) -> int:

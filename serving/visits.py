@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,10 +23,11 @@ from typing import Protocol, TypeVar
 from serving import timeline
 from serving.engine_thread import EngineThread
 from serving.errors import StoppedError, UserError
-from serving.media import decoded
+from serving.media import NoRoomError, decoded
 from serving.subtitles import write
 from serving.transcribe import Options, Progress, Transcriber
 from serving.transcript import Transcript
+from serving.uploads import FETCHED, room
 from serving.words import explain
 from serving.youtube import Video
 
@@ -118,12 +120,15 @@ class Visits:
         if folder := self._folders.pop(session, None):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def transcript(self, path: Path, options: Options, session: str) -> Transcript:
-        """The whole transcript at once, for programs. Raises a `UserError`."""
+    def transcript(self, path: Path, options: Options, session: str | None) -> Transcript:
+        """The whole transcript at once, for programs. Raises a `UserError`, or `StoppedError` if the session ended."""
+        key = session or uuid.uuid4().hex
+        run = self._begin(key)
         try:
-            return _joined(list(self._steps(path, options, self._begin(session).stop)), options)
+            return _joined(list(self._steps(path, options, run.stop)), options)
         finally:
-            self._runs.pop(session, None)  # a program has no tab whose closing would be told
+            if self._runs.get(key) is run:  # a program has no tab whose closing would be told
+                del self._runs[key]
 
     def run(
         self, path: Path, name: str, options: Options, session: str, words: dict[str, str], number: int | None = None
@@ -169,10 +174,10 @@ class Visits:
         if folder := self._folders.pop(session, None):
             shutil.rmtree(folder, ignore_errors=True)
         self.folder.mkdir(exist_ok=True)
-        folder = self._folders[session] = Path(tempfile.mkdtemp(prefix="youtube-", dir=self.folder))
+        folder = self._folders[session] = Path(tempfile.mkdtemp(prefix=FETCHED, dir=self.folder))
         shares = [0.0]
         with ThreadPoolExecutor(1) as pool:
-            fetched = pool.submit(self.videos.download, video, folder, shares.append, stop.is_set)
+            fetched = pool.submit(self._fetched, video, folder, shares.append, stop.is_set)
             try:
                 while not fetched.done():
                     yield View(timeline.bar(words["downloading"], shares[-1]))
@@ -186,6 +191,14 @@ class Visits:
             yield View(timeline.note(words["StoppedError"], "stopped"), running=False)
         except UserError as error:
             yield View(timeline.note(explain(error, words), "error"), running=False)
+
+    def _fetched(
+        self, video: Video, folder: Path, progress: Callable[[float], None], stopped: Callable[[], bool]
+    ) -> Path:
+        """The path of a video's sound, if there is room among the uploads for any."""
+        if room(self.folder) <= 0:
+            raise NoRoomError(f"{video.id}: there is no room for its sound; try again later")
+        return self.videos.download(video, folder, progress, stopped)
 
     def _begin(self, session: str) -> _Run:
         self.stop(session)

@@ -4,7 +4,7 @@ Decision: read once from the folder's own JSON files, for whichever back end com
 prompt and read the same text out of it.
 """
 
-import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from serving.errors import UserError
-from serving.model_folder import GENERATION, TOKENIZER, ModelError
+from serving.model_folder import GENERATION, TOKENIZER, ModelError, read_object
 
 SECONDS_A_TIMESTAMP = 0.02
 UNSPACED = {"zh", "ja", "th", "lo", "my", "yue"}  # written without spaces between words
@@ -77,32 +77,50 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of a Hugging Face Whisper folder. Raises `ModelError`."""
-    generation = _read(folder / GENERATION)
-    config = _read(folder / "config.json")
-    if generation.get("no_timestamps_token_id") is None:
-        raise ModelError(f"{folder}: {GENERATION} lacks no_timestamps_token_id; export the model again")
+    """The vocabulary of a Hugging Face Whisper folder. Raises a `ModelError` that names the file."""
+    config_path, path = folder / "config.json", folder / GENERATION
+    config, generation = read_object(config_path), read_object(path)
+    size = _number(config_path, config, "vocab_size")
+    _check_tokens(config_path, size, {name: [config.get(name)] for name in ("decoder_start_token_id", "eos_token_id")})
+    heads = [_number(config_path, config, name) for name in ("decoder_layers", "decoder_attention_heads")]
+    _number(path, generation, "no_timestamps_token_id")
+    if generation.get("max_initial_timestamp_index") is not None:
+        _number(path, generation, "max_initial_timestamp_index")
+    tokenizer = _tokenizer(folder / TOKENIZER)
+    try:
+        found = _vocabulary(tokenizer, config, generation, *heads)
+        tokens: dict[str, Iterable[Any]] = {"lang_to_id": found.languages.values(), "task_to_id": found.tasks.values()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: has a setting of another kind than Whisper's ({error}); export it again") from error
+    tokens |= {"suppress_tokens": found.suppressed, "begin_suppress_tokens": found.suppressed_first}
+    _check_tokens(path, size, tokens | {"no_timestamps_token_id": [found.no_timestamps]})
+    if generation.get("is_multilingual") and not (found.languages and "transcribe" in found.tasks):
+        raise ModelError(f"{path}: is multilingual but lacks lang_to_id or task_to_id; export it again")
+    if found.languages and found.language is not None and found.language not in found.languages:
+        raise ModelError(f"{path}: language {found.language!r} is none of those in its lang_to_id; export it again")
+    return found
+
+
+def _vocabulary(
+    tokenizer: Tokenizer, config: dict[str, Any], generation: dict[str, Any], layers: int, heads: int
+) -> Vocabulary:
     multilingual = bool(generation.get("is_multilingual", False))
     languages = {name.strip("<|>"): token for name, token in (generation.get("lang_to_id") or {}).items()}
-    tasks = generation.get("task_to_id") or {}
-    if multilingual and not (languages and "transcribe" in tasks):
-        raise ModelError(f"{folder}: {GENERATION} is multilingual but lacks lang_to_id or task_to_id; export it again")
-    layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
     named = [(layer, head) for layer, head in generation.get("alignment_heads") or ()]
     # Where a folder names none that it has: all of the upper half, OpenAI's own default (openai/whisper, model.py).
     upper = [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
     return Vocabulary(
-        tokenizer=Tokenizer.from_file(str(folder / TOKENIZER)),
+        tokenizer=tokenizer,
         start=config["decoder_start_token_id"],
         end=config["eos_token_id"],
         no_timestamps=generation["no_timestamps_token_id"],
         languages=languages if multilingual else {},
-        tasks=tasks,
+        tasks=generation.get("task_to_id") or {},
         language=_code(generation.get("language") or (None if multilingual else "en")),
         suppressed=tuple(generation.get("suppress_tokens") or ()),
         suppressed_first=tuple(generation.get("begin_suppress_tokens") or ()),
         first_timestamp=generation.get("max_initial_timestamp_index"),
-        alignment_heads=tuple((layer, head) for layer, head in named if layer < layers and head < heads)
+        alignment_heads=tuple((layer, head) for layer, head in named if 0 <= layer < layers and 0 <= head < heads)
         or tuple(upper),
     )
 
@@ -115,8 +133,26 @@ def _code(language: str | None) -> str | None:
     return TO_LANGUAGE_CODE.get(name, name)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _tokenizer(path: Path) -> Tokenizer:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); export the model again") from error
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers has no class of its own
+        raise ModelError(f"{path}: is no tokenizer ({error}); export the model again") from error
+
+
+def _number(path: Path, content: dict[str, Any], name: str) -> int:
+    """A setting that is a whole number from 0. Raises `ModelError`."""
+    found = content.get(name)
+    if type(found) is not int or found < 0:
+        raise ModelError(f"{path}: {name} is {found!r}, expected a whole number; export the model again")
+    return found
+
+
+def _check_tokens(path: Path, size: int, tokens: Mapping[str, Iterable[Any]]) -> None:
+    """Raises `ModelError` for a setting that names what is no token of the model's."""
+    for name, found in tokens.items():
+        wrong = [token for token in found if type(token) is not int or not 0 <= token < size]
+        if wrong:
+            raise ModelError(
+                f"{path}: {name} has {wrong[0]!r}, the model's tokens are 0 to {size - 1}; export the model again"
+            )

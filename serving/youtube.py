@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving import links
-from serving.errors import StoppedError, never
-from serving.media import LIMITS, Limits, TooLargeError
+from serving.errors import AudioError, StoppedError, never
+from serving.media import LIMITS, Limits, NoRoomError, TooLargeError
 from serving.reach import YOUTUBE, Reach
+from serving.uploads import room
 
 if TYPE_CHECKING:
     from serving.downloader import ReachingYoutubeDL
@@ -29,9 +30,11 @@ TIMEOUT = 20  # seconds without a byte
 LARGEST_THUMBNAIL = 1_000_000  # bytes; they have about 20,000
 IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 INSTEAD = "download the video yourself and upload the file"
+NO_ROOM = "there is no room for its sound; try again later"
 
-# What yt-dlp or YouTube says, in this order: the kind of error, and the sentence for it.
-REASONS: tuple[tuple[str, type[links.LinkError], str], ...] = (
+# What the disk, yt-dlp or YouTube says, in this order: the kind of error, and the sentence for it.
+REASONS: tuple[tuple[str, type[AudioError], str], ...] = (
+    (r"no space left|disk quota|file too large", NoRoomError, NO_ROOM),
     (
         r"not a bot|captcha|likely being blocked|rate-limited|Error 429|Error 403|www\.google\.com",
         links.BotCheckError,
@@ -125,7 +128,7 @@ def download(
 ) -> Path:
     """The video's sound as a file in `folder`; `progress` is told the share that is there.
 
-    Raises a `LinkError`, `TooLargeError`, or `StoppedError` soon after `stopped()` turned true.
+    Raises a `LinkError`, `TooLargeError`, `NoRoomError`, or `StoppedError` soon after `stopped()` turned true.
     """
     too_large = TooLargeError(f"{video.id}: has over {limits.size / 1e6:,.0f} MB; choose a shorter video")
 
@@ -135,14 +138,20 @@ def download(
         done = state.get("downloaded_bytes") or 0
         if done > limits.size:
             raise too_large
+        if room(folder) <= 0:
+            raise NoRoomError(f"{video.id}: {NO_ROOM}")
         if total := state.get("total_bytes") or state.get("total_bytes_estimate"):
             progress(min(1.0, done / total))
 
     where = {"outtmpl": str(folder / "%(id)s.%(ext)s"), "max_filesize": limits.size, "progress_hooks": [watch]}
-    with _youtube(video.id, reach, stopped, **where) as youtube:
-        info = _video(youtube, video.id, limits)
-        youtube.process_info(info)
-        path = Path(youtube.prepare_filename(info))
+    try:
+        with _youtube(video.id, reach, stopped, **where) as youtube:
+            info = _video(youtube, video.id, limits)
+            youtube.process_info(info)
+            path = Path(youtube.prepare_filename(info))
+    finally:
+        for part in folder.glob("*.part"):
+            part.unlink()
     if not path.is_file():
         raise too_large  # yt-dlp says so in its log alone
     return path
@@ -220,8 +229,8 @@ def _thumbnail(youtube: "ReachingYoutubeDL", name: str) -> bytes | None:
     return image if len(image) <= LARGEST_THUMBNAIL and image.startswith(IMAGES) else None
 
 
-def _link_error(error: Exception, name: str) -> links.LinkError:
-    """The kind of `LinkError` that yt-dlp's failure is, with what to do about it."""
+def _link_error(error: Exception, name: str) -> AudioError:
+    """The kind of `LinkError` that yt-dlp's failure is, or `NoRoomError`, with what to do about it."""
     from serving.downloader import GeoRestrictedError, RequestError
 
     inner = getattr(error, "exc_info", (None, None))[1] or error

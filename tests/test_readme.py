@@ -52,17 +52,17 @@ def test_the_readmes_commands_are_run_somewhere():
     assert all(command.startswith("make ") for command in commands), "a new kind of command: run it here too"
 
 
-def test_paths_may_have_spaces():
-    """As a Drive's «My Drive» has."""
+def test_paths_may_have_spaces_and_apostrophes():
+    """As a Drive's «My Drive» has, and many an Italian name: L'isola."""
     paths = ("SOURCE", "SHARDS", "MODEL", "RUN", "MODEL_DIR", "SPACE", "FILE", "STORE")
-    settings = [f"{name}=My {name}" for name in paths] + ["BIN=/bin", "LAST=2", "A=a", "B=b", "REPO=me/model"]
+    settings = [f"{name}=My l'{name}" for name in paths] + ["BIN=/bin", "LAST=2", "A=a", "B=b", "REPO=me/model"]
     said: set[str] = set()
     for target in re.findall(
         r"^([a-z-]+): \$\(READY\)", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
     ):
         if target not in ("setup", "environments"):
             said |= set(shlex.split(make(["-n", target, *settings]).stdout))
-    assert {f"My {name}" for name in paths} <= said
+    assert {f"My l'{name}" for name in paths} <= said
     assert not said & {"My", *paths}
 
 

@@ -97,6 +97,9 @@ def test_no_event_of_the_page_fetches_what_stands_in_place_of_any_of_its_values(
         ("GET", f"gradio_api/file={ADDRESS}"),
         ("HEAD", f"gradio_api/file={ADDRESS}"),
         ("GET", "gradio_api/file=http://169.254.169.254/latest"),
+        ("GET", f"gradio_api/file/{ADDRESS}"),
+        ("HEAD", f"gradio_api/file/{ADDRESS}"),
+        ("GET", "gradio_api/file%2Fhttps%3A%2F%2Fevil.example%2Fx.mp3"),
         ("GET", f"gradio_api/proxy={ADDRESS}"),
         ("POST", "gradio_api/process_recording"),
         ("POST", "gradio_api/component_server"),
@@ -106,6 +109,12 @@ def test_no_event_of_the_page_fetches_what_stands_in_place_of_any_of_its_values(
 )
 def test_what_gradio_offers_beyond_the_page_is_closed(http: httpx.Client, method: str, path: str) -> None:
     assert http.request(method, path).status_code == httpx.codes.FORBIDDEN
+
+
+def test_no_program_passes_the_queue_by(http: httpx.Client) -> None:
+    answer = http.post("gradio_api/run/transcribe", json={"data": [None, "", False]})
+    assert answer.status_code == httpx.codes.NOT_FOUND
+    assert "join the queue" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_what_is_not_a_confidence_model_is_named(tmp_path) -> None:
         ({"features": good["features"][:1]}, "trees are not whole"),
         ({"roots": [10**6]}, "trees are not whole"),
         ({"roots": [-1]}, "trees are not whole"),
+        ({"roots": [10**27]}, "is not a confidence model"),
         (nodes("left", inside), "trees are not whole"),
         (nodes("right", 10**6), "trees are not whole"),
         ({"nodes": good["nodes"] | {"value": [0.0]}}, "trees are not whole"),
@@ -230,19 +231,20 @@ def test_a_batch_says_of_every_clip_what_is_known_or_why_nothing_is(sure, speech
         soundfile.write(tmp_path / name, audio_N, SAMPLE_RATE)
     (tmp_path / "text.wav").write_text("no sound")
     clips, out = tmp_path / "metadata.csv", tmp_path / "out" / "heard.jsonl"
-    names = ["silent.wav", "a.wav", "gone.wav", "text.wav"]
+    names = ["silent.wav", "a.wav", "gone.wav", "text.wav", "a" * 300]
     clips.write_text("speaker,file_name\n" + "".join(f"x,{name}\n" for name in names))
     options = {"--model": sure, "--clips": clips, "--out": out, "--language": "it"}
     monkeypatch.setattr(sys, "argv", ["batch", *(str(part) for option in options.items() for part in option)])
     batch.main()
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["file_name"] for row in rows] == names
-    silent, said, gone, text = rows
+    silent, said, gone, text, endless = rows
     assert (silent["text"], silent["confidence"], silent["trusted"]) == ("", 0.0, False)
     assert set(said) == set(MEANINGS) | {"file_name", "text", "language", "confidence", "trusted"}
     assert 0.0 < said["confidence"] < 1.0
     assert "no such file" in gone["problem"]
     assert "text.wav" in text["problem"]
+    assert "too long" in endless["problem"]
     assert list(out.parent.iterdir()) == [out]
     assert "confidence" not in batch.hear(Transcriber(sure), tmp_path / "silent.wav", Options("en"))
 
@@ -253,6 +255,7 @@ def test_a_batch_says_of_every_clip_what_is_known_or_why_nothing_is(sure, speech
         ("path\na.wav\n", "has no column file_name; there are: path"),
         ("file_name\n", "line 2 names no clip"),
         ("file_name,x\na.wav,1\n,2\n", "line 3 names no clip"),
+        ("x,file_name\n1,a.wav\n2\n", "line 3 names no clip"),
     ],
 )
 def test_a_list_without_clips_is_refused(tmp_path, content, says) -> None:
@@ -261,3 +264,17 @@ def test_a_list_without_clips_is_refused(tmp_path, content, says) -> None:
         batch.read_list(tmp_path / "list.csv")
     with pytest.raises(UserError, match="cannot be read"):
         batch.read_list(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(("out", "says"), [("", "is a folder"), ("list.csv/x.jsonl", "cannot be written")])
+def test_where_no_lines_can_be_written_is_said_before_the_model_is_looked_at(tmp_path, monkeypatch, capsys, out, says):
+    (tmp_path / "list.csv").write_text("file_name\na.wav\n")
+    options = ["--model", "nowhere", "--clips", str(tmp_path / "list.csv"), "--out", str(tmp_path / out)]
+    monkeypatch.setattr(sys, "argv", ["batch", *options])
+    with pytest.raises(SystemExit):
+        batch.main()
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert [path.name for path in tmp_path.iterdir()] == ["list.csv"]

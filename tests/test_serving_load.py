@@ -9,10 +9,12 @@ import hashlib
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import gradio_client
 import httpx
 import numpy as np
@@ -23,9 +25,15 @@ from gradio_client.utils import QueueError
 
 from benchmarks.load import files_in, page_process
 from benchmarks.load_clients import Client, Load
+from serving.endpoints import add_endpoints
 from serving.engine_thread import EngineThread
+from serving.errors import StoppedError
 from serving.media import SAMPLE_RATE, load_audio
 from serving.page import QUEUE_SIZE
+from serving.transcribe import Options, Progress
+from serving.transcript import Segment
+from serving.visits import Visits
+from serving.words import ITALIAN
 from tests.page_process import REPOSITORY, free_port
 
 CLIENTS = 50
@@ -85,6 +93,51 @@ def test_all_steps_are_computed_in_one_thread_which_keeps_nothing() -> None:
     del samples_N
     compute(lambda: None)  # after this the thread has put the last one down
     assert kept() is None
+
+
+class Meanwhile:
+    """A transcriber in whose first transcription something else happens."""
+
+    def __init__(self) -> None:
+        self.happens: list[Callable[[], object]] = []
+
+    def stream(self, _audio_N: object, _options: Options, stopped: Callable[[], bool]) -> Iterator[Progress]:
+        if self.happens:
+            self.happens.pop()()
+        if stopped():
+            raise StoppedError("talk.mp3: was stopped")
+        yield Progress((Segment(0.0, 1.0, "said"),), 1.0, 1.0, "it")
+
+
+@pytest.fixture
+def visits(tmp_path: Path) -> Visits:
+    return Visits(Meanwhile(), None, tmp_path, compute=lambda work: work())
+
+
+@pytest.mark.parametrize("sessions", [(None, None), ("someone", "another")])
+def test_two_programs_at_once_leave_each_other_alone(visits: Visits, clips: list[Path], sessions) -> None:
+    asked: list[str] = []
+    ask = [lambda at=at: asked.append(visits.transcript(clips[0], Options(), sessions[at]).text) for at in (0, 1)]
+    visits.transcriber.happens.append(ask[1])
+    ask[0]()
+    assert asked == ["said", "said"]
+
+
+def test_a_program_whose_session_ends_meanwhile_is_told_so_and_no_file_is_named(
+    visits: Visits, clips: list[Path]
+) -> None:
+    request = SimpleNamespace(headers={"accept-language": "it"}, session_hash="someone")
+
+    async def endpoint() -> Callable[..., str]:  # in a loop of its own: Gradio makes one that it never closes
+        with gr.Blocks(analytics_enabled=False) as blocks:
+            add_endpoints(visits, gr.File())
+        return next(event.fn for event in blocks.fns.values() if event.api_name == "transcribe")
+
+    transcribe = asyncio.run(endpoint())
+    visits.transcriber.happens.append(lambda: visits.leave("someone"))
+    with pytest.raises(gr.Error) as caught:
+        transcribe(str(clips[0]), "", False, request)
+    assert (caught.value.message, caught.value.print_exception) == (ITALIAN["StoppedError"], False)
 
 
 def test_a_full_queue_is_said_at_once_to_programs(page, gate: Path, clips: list[Path], tmp_path: Path) -> None:

@@ -99,12 +99,29 @@ def test_a_tone_keeps_pitch_length_and_level_at_any_rate_and_channel_count(
         ((1.0, 0.5), 0.375),
         ((0.0, 0.0, 1.0, 0.0, 0.0, 0.0), 0.5 / 6),  # a film's voices
         ((1.0, -1.0, 0.0, 0.0, 0.0, 0.0), 0.5),
+        ((0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.5 / 8),  # 7.1
+        ((1.0,) * 16, 0.5),  # a field recorder
     ],
 )
 def test_channels_that_cancel_each_other_out_are_heard_as_one(tmp_path: Path, levels, peak: float) -> None:
     tone_N = tone(SAMPLE_RATE, 1.0)
     soundfile.write(tmp_path / "x.wav", np.stack([level * tone_N for level in levels], axis=1), SAMPLE_RATE, "FLOAT")
     assert np.abs(load_audio(tmp_path / "x.wav")).max() == pytest.approx(peak, rel=0.02)
+
+
+@pytest.mark.parametrize(("scale", "peak"), [(32767.0, 1.0), (1e30, 1.0), (2.0**31, 1.0), (3.0, 1.5)])
+def test_floats_at_the_scale_of_integers_are_brought_to_full_scale(tmp_path: Path, scale: float, peak: float) -> None:
+    """And a mix that passes it by a little is not. The quiet half a minute is in other blocks than the peak."""
+    sound_N = np.concatenate([0.1 * tone(SAMPLE_RATE, 30.0), tone(SAMPLE_RATE, 1.0)])
+    got_N = load_audio(wav(tmp_path, (scale * sound_N).astype(np.float32)))
+    np.testing.assert_allclose(got_N, sound_N * peak / 0.5, rtol=0, atol=1e-6)
+
+
+def test_a_damaged_sample_that_would_make_all_others_silent_is_refused(tmp_path: Path) -> None:
+    sound_N = tone(SAMPLE_RATE, 2.0)
+    sound_N[9000] = 1e20
+    with pytest.raises(NotMediaError, match=r"samples of 1e\+20 times full scale amid quiet; convert it"):
+        load_audio(wav(tmp_path, sound_N))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +199,7 @@ def empty(folder: Path) -> Path:
     ("make", "kind", "says"),
     [
         (lambda folder: folder / "none.mp3", NotFoundError, "no such file"),
+        (lambda folder: folder / ("x" * 300), NotFoundError, r"cannot be opened \(File name too long\)"),
         (empty, NoSoundError, "0 bytes"),
         (junk, NotMediaError, "does not decode from the start"),
         (silent_video, NoSoundError, "has no audio track"),

@@ -1,6 +1,7 @@
 """The page over HTTP, as a program uses it: text and segments, plain words for what cannot be read, nothing kept."""
 
 import csv
+import os
 import re
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from serving.port import PortError
 from serving.server import ShareError, serve
 from tests.page_process import REPOSITORY, Page, free_port, running_page
 
@@ -108,10 +110,14 @@ def test_uploads_lie_in_the_pages_own_folder(page: Page, clip: tuple[Path, str])
 class Launched:
     """What Gradio's page tells of a launch: its own address, and the tunnel's if there is one."""
 
-    def __init__(self, public_url: str | None) -> None:
-        self.public_url, self.is_closed = public_url, False
+    def __init__(self, public_url: str | None, fails: Exception | None = None) -> None:
+        self.public_url, self.fails, self.is_closed = public_url, fails, False
+        self.server_name, self.not_by_proxy = "", ""
 
     def launch(self, **settings: object) -> tuple[None, str, str | None]:
+        self.server_name, self.not_by_proxy = settings["server_name"], os.environ["no_proxy"]
+        if self.fails:
+            raise self.fails
         return None, "http://127.0.0.1:7860/", self.public_url if settings["share"] else None
 
     def close(self, verbose: bool) -> None:
@@ -131,6 +137,29 @@ def test_a_page_without_the_tunnel_it_should_have_is_closed_and_says_so() -> Non
     with pytest.raises(ShareError, match="no public link"), serve(launched, "127.0.0.1", 7860, share=True):
         pass
     assert launched.is_closed
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+@pytest.mark.parametrize(("host", "listens"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "[::1]")])
+def test_gradio_asks_its_own_page_and_no_proxy_whether_it_is_up(
+    name: str, host: str, listens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the real page does behind a proxy that is not there: tests/watched_page.py."""
+    for each in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(each, "example.com" if each == name else "")
+    launched = Launched(None)
+    with serve(launched, host, 7860):
+        assert launched.server_name == listens
+        assert launched.not_by_proxy == os.environ["NO_PROXY"] == f"example.com,{host},localhost"
+
+
+@pytest.mark.parametrize(
+    "fault", [httpx.ConnectError("refused"), httpx.InvalidURL("bad"), ValueError("no localhost"), OSError("taken")]
+)
+def test_a_page_that_cannot_be_served_there_is_told_in_a_line(fault: Exception) -> None:
+    told = rf"127\.0\.0\.1:7860: .*\({fault}\); choose another --"
+    with pytest.raises(PortError, match=told), serve(Launched(None, fault), "127.0.0.1", 7860):
+        pass
 
 
 def start(*arguments: str) -> tuple[int, str, str]:

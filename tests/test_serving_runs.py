@@ -1,6 +1,7 @@
 """What a visitor asked for last is what the page does, in a real Chromium with a scripted engine: who waits in line
 and is no longer wanted gives up, no other video takes a failed one's place, what was cancelled can be taken away."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from playwright.sync_api import Browser, expect
 from playwright.sync_api import Page as Tab
 
 from serving.media import SAMPLE_RATE
+from serving.page import LANGUAGE_NAMES
 from serving.words import ENGLISH
 from tests.page_browser import PATIENCE_MS, browser_that_hears, button, open_page, rows, upload, way
 from tests.page_process import Page, free_port, running
@@ -54,6 +56,16 @@ def lecture(folder: Path) -> Path:
 def browser(lecture: Path) -> Iterator[Browser]:
     with browser_that_hears(lecture) as browser:
         yield browser
+
+
+@pytest.mark.parametrize(("language", "italian"), [("de", "Italienisch"), ("C", "it"), ("it_IT.UTF-8", "it")])
+def test_a_language_that_has_no_name_has_its_code(browser: Browser, language: str, italian: str) -> None:
+    """A browser's may be none, as its system says it; a model may have a code of its own."""
+    empty = browser.new_page()
+    empty.evaluate("language => Object.defineProperty(navigator, 'language', {get: () => language})", language)
+    (names,) = empty.evaluate(LANGUAGE_NAMES.replace("CODES", json.dumps(["it", "our_own_language"])))
+    assert names == {"it": italian, "our_own_language": "our_own_language"}
+    empty.close()
 
 
 @pytest.fixture

@@ -278,10 +278,11 @@ def test_weights_cut_short_are_refused(tmp_path: Path, base_model_dir: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["model", "recording"])
+@pytest.mark.parametrize("missing", ["model", "recording", "any recording"])
 def test_what_is_not_there_is_one_line_and_exit_code_2(missing, test_rows, tmp_path, monkeypatch, capsys) -> None:
     recording = tmp_path / "none.mp3" if missing == "recording" else test_rows[0][0]
-    monkeypatch.setattr(sys, "argv", ["transcribe", "--model", str(tmp_path / "nowhere"), str(recording)])
+    words = [] if missing == "any recording" else [str(recording)]
+    monkeypatch.setattr(sys, "argv", ["transcribe", "--model", str(tmp_path / "nowhere"), *words])
     with pytest.raises(SystemExit) as ended:
         transcribe.main()
     assert ended.value.code == 2
@@ -289,4 +290,5 @@ def test_what_is_not_there_is_one_line_and_exit_code_2(missing, test_rows, tmp_p
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert ("no such file" if missing == "recording" else "no such folder") in err
+    says = {"model": "no such folder", "recording": "no such file", "any recording": "no recording is given"}
+    assert says[missing] in err

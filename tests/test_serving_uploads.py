@@ -1,5 +1,6 @@
 """Uploads take bounded room; those that were given up are swept, what a killed page left goes when another starts."""
 
+import asyncio
 import fcntl
 import os
 import signal
@@ -11,9 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import psutil
 import pytest
+from gradio.data_classes import PredictBodyInternal
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,7 +24,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from serving import gate, uploads
+from serving import gate, server, uploads
 from serving.gate import Gate
 from serving.uploads import LOCK, PREFIX, SWEEP_AFTER, own_folder, room, sweep
 from serving.words import ENGLISH, ITALIAN
@@ -38,9 +41,17 @@ with own_folder() as folder:
 """
 
 
-def old(path: Path) -> Path:
-    os.utime(path, (time.time() - 2 * SWEEP_AFTER,) * 2)
+def written(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("somebody's")
     return path
+
+
+def in_two_hours(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Has the sweep take what was written by now for two hours old; when it then is, in seconds since 1970."""
+    later = time.time() + 2 * SWEEP_AFTER
+    monkeypatch.setattr(uploads.time, "time", lambda: later)
+    return later
 
 
 def test_the_folder_of_a_page_that_was_killed_goes_when_another_starts(
@@ -84,13 +95,45 @@ def test_a_folder_is_never_to_be_seen_with_a_lock_that_nobody_holds(
         assert folder.exists()
 
 
-def test_uploads_that_were_given_up_are_swept_after_an_hour_and_new_ones_are_not(tmp_path: Path) -> None:
-    for name, what in (("tmpempty", ""), ("tmpaborted", "half of somebody's"), ("talk.mp3", "whole")):
-        (tmp_path / name).write_text(what)
-        old(tmp_path / name)
-    (tmp_path / "tmpbegun").touch()
+def test_whatever_was_said_is_swept_after_an_hour_but_what_is_new_waits_or_goes_with_its_visitor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = ("tmpaborted", "hash/talk.mp3", "kept-1/talk.txt", "kept-1/talk.srt", "copied/talk.json")
+    left = ("waits/long.mp3", "youtube-1/video.webm", "tmpbegun", "hash/young.mp3")
+    for name in (*gone, *left):
+        written(tmp_path / name)
+    os.utime(tmp_path / "copied" / "talk.json", (0, 0))  # as a copy of an old file has it: it came just now
     sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.mp3", "tmpbegun"]
+    assert all((tmp_path / name).exists() for name in (*gone, *left))
+    later = in_two_hours(monkeypatch)
+    for name in left[2:]:
+        os.utime(tmp_path / name, (later, later))
+    sweep(tmp_path, awaited=[tmp_path / left[0]])
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(left)
+    sweep(tmp_path, awaited=[tmp_path / left[0]])
+    assert {path.name for path in tmp_path.iterdir()} == {"hash", "tmpbegun", "waits", "youtube-1"}
+    assert tmp_path.exists()
+
+
+def test_a_recording_is_awaited_while_it_is_in_line_and_while_it_is_transcribed() -> None:
+    served, waits = Path("/uploads/served.mp3"), Path("/uploads/waits.mp3")
+
+    async def check() -> None:  # in a loop of its own: Gradio makes one that it never closes
+        with gr.Blocks(analytics_enabled=False) as page:
+            gr.Button().click(lambda path: path, gr.File(), concurrency_id="engine", concurrency_limit=1)
+        ((number, event),) = page.fns.items()
+        page._queue.create_event_queue_for_fn(event)
+        for path in (served, waits):
+            data = [{"path": str(path), "meta": {"_type": "gradio.FileData"}}, "", False]
+            await page._queue.push(PredictBodyInternal(data=data, fn_index=number), None, None)
+        assert server.awaited(page) == {served, waits}
+        page._queue.active_jobs = [None, page._queue.get_events()[0]]
+        assert len(page._queue) == 1
+        assert server.awaited(page) == {served, waits}
+        page._queue.active_jobs = [None, None]
+        assert server.awaited(page) == {waits}
+
+    asyncio.run(check())
 
 
 def test_room_is_what_the_folder_may_still_take_and_the_disk_has_to_spare(
@@ -114,7 +157,9 @@ def behind_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     monkeypatch.setattr(uploads, "LARGEST_FOLDER", 1000)
     monkeypatch.setattr(gate, "LARGEST_UPLOAD", 800)
     monkeypatch.setattr(gate, "LONGEST_REQUEST", 100)
-    guard = Middleware(Gate, folder=tmp_path, full=lambda language: f"full: {language}")
+    guard = Middleware(
+        Gate, folder=tmp_path, full=lambda language: f"full: {language}", awaited=lambda: [tmp_path / "waits"]
+    )
     return TestClient(Starlette(routes=[Route("/{any:path}", takes, methods=["POST"])], middleware=[guard]))
 
 
@@ -132,6 +177,7 @@ def without_length(size: int) -> Iterator[bytes]:
         ("queue/join", 110, 413),
         ("upload", -800, 200),
         ("upload", -810, 507),  # whoever says no length may send as much as a single file
+        ("upload_progress", 110, 413),
         ("queue/join", -100, 200),
         ("queue/join", -110, 413),
     ],
@@ -143,6 +189,15 @@ def test_no_body_is_longer_than_there_is_room_for(behind_gate: TestClient, path:
     assert answer.status_code == status
     assert answer.text == (str(abs(size)) if status == 200 else answer.text)
     assert status != 507 or answer.text == "full: it"
+
+
+def test_before_an_upload_is_taken_what_is_old_makes_room(
+    behind_gate: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, waits = written(tmp_path / "old"), written(tmp_path / "waits")
+    in_two_hours(monkeypatch)
+    assert behind_gate.post("/gradio_api/upload", content=bytes(10)).status_code == 200
+    assert (old.exists(), waits.exists()) == (False, True)
 
 
 def test_a_page_that_takes_no_uploads_says_so(tmp_path: Path) -> None:
@@ -192,10 +247,12 @@ def test_there_is_room_for_so_many_recordings_and_then_the_page_says_that_it_is_
     answer = upload(page, half + 1_000_000)
     assert (answer.status_code, answer.text) == (507, ITALIAN["NoRoomError"])
     assert "later" in ENGLISH["NoRoomError"]
-    assert upload(page, 1000).status_code == 200  # a small one still fits
+    (small,) = upload(page, 1000).json()  # still fits
+    assert Path(small).parent.parent == page.uploads / "uploads"  # as the sweep compares it with who waits
 
 
-def test_an_upload_whose_sender_went_away_is_swept(page: Page) -> None:
-    left = old(aborted(page))
-    upload(page, 1000)
+def test_an_upload_whose_sender_went_away_is_swept(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = aborted(page)
+    in_two_hours(monkeypatch)
+    sweep(page.uploads / "uploads")
     assert not left.exists()

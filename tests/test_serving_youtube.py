@@ -3,7 +3,9 @@
 yt-dlp's own extractor runs against a stand-in that answers as YouTube's player does, in its words.
 """
 
+import html
 import io
+import resource
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,9 +17,13 @@ import pytest
 import soundfile
 from PIL import Image
 
+import serving.uploads
+import serving.youtube
 from serving import links
 from serving.errors import AudioError, StoppedError
-from serving.media import SAMPLE_RATE, Limits, TooLargeError
+from serving.media import SAMPLE_RATE, Limits, NoRoomError, TooLargeError
+from serving.visits import Visits
+from serving.words import ENGLISH
 from serving.youtube import Video, download, look_up
 from tests.youtube_standin import Handler, StandIn, standin
 
@@ -272,6 +278,41 @@ def test_a_sound_of_too_many_bytes_is_not_fetched(youtube: StandIn, tmp_path: Pa
     youtube.answers["/videoplayback"] = large
     with pytest.raises(TooLargeError, match="choose a shorter video"):
         download(VIDEO, tmp_path, limits=Limits(size=10_000), reach=youtube.reach())
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file can have more than 20,000 bytes, less than the sound has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_disk_that_fills_up_is_told_as_that_and_the_part_goes(youtube: StandIn, tmp_path: Path) -> None:
+    with pytest.raises(NoRoomError, match=f"{ID}: there is no room"):
+        download(VIDEO, tmp_path, reach=youtube.reach())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_leaves_the_disks_last_gigabyte_alone(
+    youtube: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.youtube, "room", lambda folder: 0 if list(folder.iterdir()) else 1)
+    with pytest.raises(NoRoomError, match=f"{ID}: there is no room"):
+        download(VIDEO, tmp_path, reach=youtube.reach())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_fetched_while_uploads_have_taken_all_room(
+    youtube: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.uploads, "LARGEST_FOLDER", 0)
+    visits = Visits(None, serving.youtube, tmp_path)
+    (*_, last) = visits.fetch(VIDEO, "someone", ENGLISH)
+    assert ENGLISH["NoRoomError"] in html.unescape(last.status)
+    assert youtube.asked == []
 
 
 def test_a_video_that_grew_too_long_since_it_was_looked_up_is_not_fetched(youtube: StandIn, tmp_path: Path) -> None:

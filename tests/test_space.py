@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard, SpaceHardware, metadata_load
 
 from serving.errors import UserError
-from serving.space import SpaceConfig, push, write_space, write_token
+from serving.space import SpaceConfig, is_model_file, push, write_space, write_token
 from tests.hub_commits import FAULTS, Fault, ask_here, commit_hub
 from tests.hub_server import hub_server
 from tests.page_process import REPOSITORY
@@ -94,7 +94,11 @@ def test_paths_in_an_export_stay_here_and_its_broken_files_are_said(small_model_
     }
     for name, fields in paths.items():
         (model / name).write_text(json.dumps({"kept": "è"} | fields))
+    (model / "checkpoint-5").mkdir()
+    (model / "checkpoint-5/model.safetensors").write_text("of a training, not the model")
     space = write_space(SpaceConfig(str(model), tmp_path / "space"))
+    assert not (space / "model/checkpoint-5").exists()
+    assert not is_model_file("checkpoint-5/model.safetensors")  # on the hub neither
     assert [json.loads((space / "model" / name).read_text()) for name in paths] == [{"kept": "è"}] * 2
     for name, broken, said in (
         ("README.md", "---\nbase_model: [\n---\n", r"README\.md: the metadata, between its --- lines, cannot be read"),
@@ -135,6 +139,14 @@ def test_an_earlier_space_is_replaced_and_anything_else_is_left_alone(small_mode
     with pytest.raises(UserError, match="is no Space that this command wrote"):
         write_space(SpaceConfig(str(small_model_dir), tmp_path / "photos"))
     assert list((tmp_path / "photos").iterdir()) == []
+
+
+def test_where_no_folder_can_be_is_said_in_a_line(small_model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^[^\n]*file/space: cannot be written \(File exists\); give another --out$"):
+        write_space(SpaceConfig(str(small_model_dir), tmp_path / "file/space"))
+    with pytest.raises(UserError, match=r"cannot be written \(No such file or directory\)"):
+        write_space(SpaceConfig(str(small_model_dir), Path("/proc/space")))
 
 
 def test_what_is_no_model_makes_no_space(tmp_path: Path) -> None:
@@ -249,4 +261,8 @@ def test_the_newest_exported_model_is_taken_and_without_any_the_way_to_one_is_to
         (tmp_path / folder / "model.safetensors").touch()
         os.utime(tmp_path / folder / "model.safetensors", (1e9 + age, 1e9 + age))
     assert "--model 'models/newest'" in make(tmp_path, "-n", target).stdout
+    parts = tmp_path / "models/in parts/model.safetensors.index.json"
+    parts.parent.mkdir()
+    parts.touch()
+    assert "--model 'models/in parts'" in make(tmp_path, "-n", target).stdout
     assert "--model 'demo/model'" in make(tmp_path, "-n", target, "MODEL=demo/model").stdout
