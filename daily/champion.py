@@ -52,7 +52,7 @@ def _pretrained(model: str) -> Path:
     from huggingface_hub.errors import HTTPError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+        return Path(snapshot_download(model, allow_patterns=list(FILES), ignore_patterns="*/*"))
     except (OSError, ValueError, HTTPError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{model}: neither a folder here nor to be had from the hub ({reason})") from error

@@ -13,6 +13,7 @@ from serving.errors import UserError
 
 SETTINGS, FOLDER = "space.json", "model"
 FILES = ("*.json", "*.safetensors")
+BELOW = "*/*"  # where a repository keeps the checkpoints of its training
 
 
 class HubModelError(UserError):
@@ -34,7 +35,7 @@ def model_folder(space: Path) -> Path:
         return space / FOLDER
     name = settings(space)["model"]
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=BELOW))
     except (HTTPError, OSError, ValueError) as error:
         raise HubModelError(f"{name}: {reason(error)}; name another in {SETTINGS}") from error
 

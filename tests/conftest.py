@@ -4,6 +4,7 @@ Servers and browsers are imported where they are asked for: a GPU's machine that
 training can run the tests of numerics.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -60,6 +61,12 @@ SMALL = {
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 compilation_cache(REPOSITORY / ".cache" / "jax")  # that of the commands which tests start
+
+
+def pytest_collection_finish() -> None:
+    """What all test modules imported stays: Python's collector need not look through it again at each collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

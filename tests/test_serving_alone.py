@@ -95,8 +95,10 @@ def test_the_same_app_works_on_zerogpu_with_a_model_on_the_hub(
     """`spaces` is a stand-in, which forks and pickles as the real one does."""
     recording, sentence = clip
     hub, from_hub, log = tmp_path / "hub", tmp_path / "space", tmp_path / "log"
-    (hub / "anna").mkdir(parents=True)
-    (hub / "anna/base-it").symlink_to(base_model_dir)
+    (hub / "anna/base-it/checkpoint-9").mkdir(parents=True)
+    for path in base_model_dir.iterdir():
+        (hub / "anna/base-it" / path.name).symlink_to(path)
+    (hub / "anna/base-it/checkpoint-9/config.json").write_text("{}")
     from_hub.mkdir()
     shutil.copy(space / "app.py", from_hub)  # no link: it looks for its model where it lies
     (from_hub / "serving").symlink_to(space / "serving")
@@ -114,6 +116,7 @@ def test_the_same_app_works_on_zerogpu_with_a_model_on_the_hub(
         assert client.config["title"] == "Sussurro · base-it"
     assert jiwer.wer(sentence.lower(), text.lower()) < 0.5
     assert any("/anna/base-it/resolve/" in request and "model.safetensors" in request for request in asked)
+    assert not any("checkpoint-9" in request for request in asked)
     _, *loans = [json.loads(line) for line in log.read_text().splitlines()]
     assert loans == [{"seconds": 15}, {"ended": True}]  # a clip of a few seconds asks for the least
 
