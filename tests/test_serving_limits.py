@@ -23,7 +23,7 @@ import psutil
 import pytest
 import soundfile
 
-from serving.errors import AudioError, StoppedError
+from serving.errors import StoppedError
 from serving.media import (
     PROGRAM,
     SAMPLE_RATE,
@@ -175,16 +175,12 @@ def test_decoding_that_takes_too_much_is_given_up(
     assert children() == []
 
 
-def test_a_file_that_crashes_the_decoder_is_refused(tmp_path: Path) -> None:
-    """Sixty channels at 10 Hz make FFmpeg 8.1's resampler write past its memory; another may read them."""
+def test_a_file_that_crashed_the_decoder_is_read(tmp_path: Path) -> None:
+    """Sixty channels at 10 Hz, planar, made FFmpeg 8.1's resampler write past its memory; packed, it reads them."""
     with wave.open(str(tmp_path / "x.wav"), "wb") as file:
         file.setparams((60, 1, 10, 0, "NONE", ""))
-        file.writeframes(b"\x80" * 60 * 60_000)
-    try:
-        samples = load_audio(tmp_path / "x.wav").size
-    except AudioError:
-        samples = 0
-    assert samples in (0, 6000 * SAMPLE_RATE)
+        file.writeframes(b"\x80" * 60 * 600)
+    assert load_audio(tmp_path / "x.wav").size == 60 * SAMPLE_RATE
 
 
 def children() -> list[psutil.Process]:
