@@ -21,7 +21,7 @@ from daily.alone import alone
 from daily.champion import champion_of
 from daily.commands import module, run
 from daily.leftovers import is_whole
-from daily.registry import CONFIDENCE_FILE
+from daily.registry_files import CONFIDENCE_FILE
 from daily.store import PREDICTIONS, connect, open_store, parse_day, write_table
 from data.errors import UserError, command
 

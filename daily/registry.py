@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from daily.registry_files import CONFIDENCE_FILE as CONFIDENCE_FILE
 from daily.registry_files import alone_with, copy_folder, has_needed, place_champion
 from daily.registry_version import (
     CHALLENGER,

@@ -6,7 +6,7 @@ reader sees one snapshot or the one before it. Whatever is drawn (the clip, resa
 
 What is not as it should be is told: stages that failed or were killed, a loop that stands still, a registry that does
 not answer. A rise of the word error rate is told where the 95 % interval of the difference between the newest day and
-the `DAYS_BEFORE` days before it lies above zero: chance alone does that on one day in thirty or
+the `DAYS_BEFORE` days before it lies above zero: chance alone does that on about one day in
 forty. Of fewer than `FEWEST_TO_TELL` clips, on either side, nothing is told: their interval is too narrow for that.
 """
 

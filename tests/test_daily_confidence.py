@@ -15,7 +15,8 @@ from PIL import Image
 
 from daily.confidence import MEANINGS, ConfidenceConfig, read_history, scores, train
 from daily.held_out import held_out
-from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, open_registry
+from daily.registry import CONFIDENCE, MODEL, open_registry
+from daily.registry_files import CONFIDENCE_FILE
 from daily.store import FEATURES, PREDICTIONS, Store, create_store, write_table
 from data.clips import NOT_CONFIDENT
 from data.errors import UserError

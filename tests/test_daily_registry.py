@@ -19,8 +19,8 @@ import pytest
 from mlflow import MlflowException
 
 from daily.champion import champion_of
-from daily.registry import CONFIDENCE, CONFIDENCE_FILE, MODEL, Registry, open_registry
-from daily.registry_files import PLACED
+from daily.registry import CONFIDENCE, MODEL, Registry, open_registry
+from daily.registry_files import CONFIDENCE_FILE, PLACED
 from daily.store import create_store
 from daily.tracking import home_of
 from data.errors import UserError
