@@ -37,6 +37,7 @@ from jax_train.pretrained import fetch_base
 from jax_train.sharding import data_mesh
 from jax_train.train import train
 from jax_train.weights import to_torch_tensors
+from tests.made_models import END_OF_TEXT, FEW_WORDS, of_few_words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -45,9 +46,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 THOROUGH = os.environ.get("THOROUGH") == "1"
 """Whether some tests take their long form: every benchmark, more clips and processes, sixty days."""
 thorough = pytest.mark.skipif(not THOROUGH, reason="long; `make test-thorough` runs it")
-END_OF_TEXT = 50_257
 LAST_POSITION = 20  # of the small model's transcripts
 SOME_WORD = 1000
+TIMESTAMPS = 1501
 SMALL = {
     "d_model": 16,
     "encoder_layers": 1,
@@ -105,20 +106,33 @@ def bucket() -> Iterator[UPath]:
 
 @pytest.fixture(scope="session")
 def small_model_dir(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Whisper with base's tokenizer and vocabulary, small enough to train in seconds.
-
-    It ends its transcripts by itself: the decoder's positions lie along the embeddings of words, and later ones along
-    the end's.
-    """
+    """A random Whisper with a tenth of base's vocabulary, small enough to train in seconds; it ends what it writes."""
     folder = tmp_path_factory.mktemp("small") / "whisper-small-random"
+    return with_weights(of_few_words(base_model_dir, folder, SMALL), FEW_WORDS)
+
+
+@pytest.fixture(scope="session")
+def many_words_model_dir(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with base's vocabulary, by whose number of tokens some programs know a model of many languages."""
+    folder = tmp_path_factory.mktemp("many") / "whisper-small-words"
     copy_small_files(base_model_dir, folder)
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | SMALL))
+    return with_weights(folder, END_OF_TEXT)
+
+
+def with_weights(folder: Path, end: int) -> Path:
+    """The folder with a random model that ends its transcripts by itself, with the token `end`.
+
+    The decoder's positions lie along the embeddings of words, and later ones along the end's. Timestamps, which are
+    1,501 tokens in any vocabulary, are less likely than words: `generate` takes two in a row for where to read on.
+    """
     model = Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0))
     tensors = to_torch_tensors(nnx.state(model))
     words, positions = "model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight"
-    end_D = 10 * tensors[words][END_OF_TEXT]  # so that no other token's lies further along it
-    tensors[words] = np.where(np.arange(len(tensors[words]))[:, None] == END_OF_TEXT, end_D, tensors[words])
+    end_D = 10 * tensors[words][end]  # so that no other token's lies further along it
+    tensors[words] = np.where(np.arange(len(tensors[words]))[:, None] == end, end_D, tensors[words])
+    tensors[words][-TIMESTAMPS:] *= 0.1
     before = 5 * tensors[words][SOME_WORD : SOME_WORD + LAST_POSITION] - 0.3 * end_D
     after = np.tile(10 * end_D, (len(tensors[positions]) - LAST_POSITION, 1))
     tensors[positions] = tensors[positions] + np.concatenate([before, after])
@@ -132,7 +146,7 @@ def terse_model_dir(small_model_dir: Path) -> Path:
     folder = small_model_dir.with_name("whisper-small-terse")
     shutil.copytree(small_model_dir, folder)
     tensors = load_file(folder / "model.safetensors")
-    tensors["model.decoder.layer_norm.bias"] += 100 * tensors["model.decoder.embed_tokens.weight"][END_OF_TEXT]
+    tensors["model.decoder.layer_norm.bias"] += 100 * tensors["model.decoder.embed_tokens.weight"][FEW_WORDS]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -140,13 +154,21 @@ def terse_model_dir(small_model_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_shards(small_model_dir: Path, sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 40 clips of train with an augmented copy, and 4 of test."""
-    shards = tmp_path_factory.mktemp("shards")
+    return shards_of(sample_corpus, small_model_dir, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="session")
+def many_words_shards(
+    many_words_model_dir: Path, sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same clips in the tokens of `many_words_model_dir`."""
+    return shards_of(sample_corpus, many_words_model_dir, tmp_path_factory.mktemp("many-shards"))
+
+
+def shards_of(corpus: Path, model: Path, shards: Path) -> Path:
+    """Shards of the corpus' first clips for a model."""
     for split, clips in (("train", 40), ("test", 4)):
-        featurize(
-            FeaturizeConfig(
-                source=sample_corpus, shards=shards, model=str(small_model_dir), split=split, limit=clips, workers=1
-            )
-        )
+        featurize(FeaturizeConfig(corpus, shards, str(model), split=split, limit=clips, workers=1))
     return shards
 
 

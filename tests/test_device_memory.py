@@ -34,11 +34,12 @@ GB = 1_000_000_000
 
 
 @pytest.fixture
-def config(small_model_dir: Path, small_shards: Path, tmp_path: Path) -> TrainConfig:
+def config(many_words_model_dir: Path, many_words_shards: Path, tmp_path: Path) -> TrainConfig:
+    """A run of a model that is large beside what else lies on a device."""
     return TrainConfig(
-        small_shards,
+        many_words_shards,
         tmp_path / "run",
-        model=str(small_model_dir),
+        model=str(many_words_model_dir),
         batch_size=8,
         steps=2,
         learning_rate=1e-2,

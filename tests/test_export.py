@@ -21,6 +21,7 @@ from jax_train.runlog import write_json
 from jax_train.train import train
 from jax_train.weights import load_model
 from tests.conftest import training_on
+from tests.made_models import END_OF_TEXT, FEW_WORDS
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_transformers_loads_the_folder_whole_and_computes_the_runs_logits(run, e
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     rng = np.random.default_rng(3)
     log_mel = rng.uniform(-1, 1, (1, 3000, 80)).astype(np.float32)
-    tokens = rng.integers(0, 50_000, (1, 20)).astype(np.int32)
+    tokens = rng.integers(0, FEW_WORDS, (1, 20)).astype(np.int32)
     ours = np.asarray(load_run(run)[0](jnp.asarray(log_mel), jnp.asarray(tokens)))
     with torch.no_grad():
         theirs = model.eval()(
@@ -78,12 +79,14 @@ def test_the_folder_is_trained_not_copied(exported, small_model_dir):
 
 def test_generation_and_processor_are_those_of_the_run(exported):
     folder, _ = exported
+    lower = END_OF_TEXT - FEW_WORDS  # than base's numbers
     fields = json.loads((folder / "generation_config.json").read_text())
     assert (fields["language"], fields["task"], fields["max_length"]) == ("it", "transcribe", 448)
-    assert (fields["lang_to_id"]["<|it|>"], fields["task_to_id"]["transcribe"]) == (50274, 50359)
-    assert (fields["no_timestamps_token_id"], fields["return_timestamps"]) == (50363, False)
-    assert fields["begin_suppress_tokens"] == [220, 50257]
-    assert len(fields["suppress_tokens"]) == 88  # OpenAI's list, and six special tokens
+    assert fields["lang_to_id"]["<|it|>"] == 50274 - lower
+    assert fields["task_to_id"]["transcribe"] == 50359 - lower
+    assert (fields["no_timestamps_token_id"], fields["return_timestamps"]) == (50363 - lower, False)
+    assert fields["begin_suppress_tokens"] == [220, 50257 - lower]
+    assert len(fields["suppress_tokens"]) == 44 + 6  # those of OpenAI's 82 words that the model has, and special tokens
     config = json.loads((folder / "config.json").read_text())
     assert config["dtype"] == "float32"
     for gone in ("forced_decoder_ids", "max_length", "_name_or_path"):
@@ -182,7 +185,7 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(run, tmp_path, mon
         elif fault == "missing":
             del tensors["model.decoder.layers.0.fc1.weight"]
         else:  # all weights right, but nothing may be written
-            generation["suppress_tokens"] = list(range(50_257))
+            generation["suppress_tokens"] = list(range(FEW_WORDS))
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         write_json(folder / "generation_config.json", generation)
 

@@ -116,7 +116,7 @@ def changed(model: Path, folder: Path, file: str, change: object) -> Path:
         ("generation_config.json", {"lang_to_id": {"<|it|>": "x"}}, "lang_to_id has 'x'"),
         ("generation_config.json", {"language": "klingon"}, "language 'klingon' is none of those in its lang_to_id"),
         ("generation_config.json", {"no_timestamps_token_id": None}, "no_timestamps_token_id is None"),
-        ("config.json", {"eos_token_id": None}, "eos_token_id has None, the model's tokens are 0 to 51864"),
+        ("config.json", {"eos_token_id": None}, "eos_token_id has None, the model's tokens are 0 to 5607"),
         ("config.json", {"decoder_layers": "x"}, "decoder_layers is 'x', expected a whole number"),
         ("config.json", {"d_model": "x"}, "does not load .*'d_model' expected int"),
         ("config.json", {"dtype": "float7"}, "does not load .*float7"),
