@@ -1,7 +1,7 @@
 """What of the loop is not as it should be, as the monitor tells it: stages that are not done, a loop that stands still.
 
-Decision: what is not done is told until it is, however long ago it was; only where the loop no longer tries it, the
-warnings of all such stages are one.
+Decision: what is not done is told until it is, however long ago it was; only where the loop, unless told otherwise,
+no longer tries it, the warnings of all such stages are one.
 """
 
 from datetime import date
@@ -12,7 +12,7 @@ from daily.store import Store
 
 SNAPSHOT = "snapshot"  # the stage that asks
 DAYS_TRIED = 7
-"""Days before the newest whose stages each have a warning; older ones, which the loop no longer tries, have one."""
+"""Days before the newest whose stages each have a warning, the loop's default; older ones have one together."""
 STALE_DAYS = 2
 """Days without one that went through the loop, from which it is said to stand still."""
 

@@ -20,7 +20,10 @@ ENGLISH = {
     "drifted": "Today's speech differs from the earlier days in: {features}.",
     "failed_stage": "Stage {stage} of {day} failed: {error}",
     "started_stage": "Stage {stage} of {day} was begun and did not end: its run was killed.",
-    "given_up": "Of the days before {day}, {count} stages are not done and no longer tried; they are listed below.",
+    "given_up": (
+        "Of the days before {day}, {count} stages are not done; they are tried again only with --catch-up above 7,"
+        " and listed below."
+    ),
     "stale": "No day after {day} has been through the loop: does it still run?",
     "no_registry": "The versions cannot be shown: {error}",
     "no_predictions": "The model has not heard the speech of {day} yet.",
@@ -124,7 +127,10 @@ ITALIAN = {
     "drifted": "Il parlato di oggi differisce dai giorni precedenti in: {features}.",
     "failed_stage": "La fase {stage} del {day} non è riuscita: {error}",
     "started_stage": "La fase {stage} del {day} è cominciata e non è finita: l'esecuzione è stata interrotta.",
-    "given_up": "Dei giorni prima del {day} restano {count} fasi non concluse e non più ritentate: vedi sotto.",
+    "given_up": (
+        "Dei giorni prima del {day} restano {count} fasi non concluse: si ritentano solo con --catch-up oltre 7,"
+        " e sono elencate sotto."
+    ),
     "stale": "Nessun giorno dopo il {day} è passato per il ciclo: gira ancora?",
     "no_registry": "Le versioni non si possono mostrare: {error}",
     "no_predictions": "Il modello non ha ancora ascoltato il parlato del {day}.",
