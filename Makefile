@@ -172,7 +172,7 @@ rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is 
 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 
-# One thread for each of PyTorch's processes: two of them with two each, on two cores, wait for each other's threads.
+# One thread for each of PyTorch's processes: several with two each, on two cores, wait for each other's threads.
 test: environments  ## run all tests (about half an hour; ARGS="-k name" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -8,7 +8,7 @@ class SourceOptions:
     """Each says which kind of source it is for."""
 
     cache: str | None = None
-    """Folder that every worker sees, for an archive's index of seek points; by default in the user's cache folder."""
+    """Folder that every worker sees, for an archive's index of seek points; by default .archives in the shards'."""
     audio_root: str | None = None
     """Manifests: folder that their paths are relative to, and must lie in; by default the manifest's own."""
     text_column: str | None = None

@@ -1,8 +1,8 @@
 """Orbax checkpoints of a run: state, data position and step, committed by rename, the newest and the best kept.
 
-A run's folder is self-contained: `checkpoints/<step>/`, `config.json`, `metrics.jsonl`, `tensorboard/`, and `model/`
-with the small files of the model it started from (architecture, tokenizer, generation settings), which evaluation and
-export need beside the parameters.
+A run's folder is self-contained: `checkpoints/<step>/`, `config.json`, `data.json` (the shards' manifest),
+`metrics.jsonl`, `tensorboard/`, and `model/` with the small files of the model it started from (architecture,
+tokenizer, generation settings), which evaluation and export need beside the parameters.
 """
 
 import base64

@@ -88,7 +88,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     final = config.model_dir
     check_installed(config.format)
     if importlib.util.find_spec("torch") is None:
-        raise UserError("the export is proved with PyTorch, which is not installed: pip install 'sussurro[serve]'")
+        advice = "pip install -c constraints.txt -e '.[serve]'"
+        raise UserError(f"the export is proved with PyTorch, which is not installed: {advice}")
     with working_folder(final) as place:
         _check_place(final, config.format, config.run)
         licence = licence_of(final / CARD)
