@@ -10,12 +10,14 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import jax_train.batches
 import jax_train.train
 from data.errors import UserError
 from jax_train.accounting import MOST_OVERFLOWS, Accounting, Given, steps_left_out
@@ -139,6 +141,19 @@ def test_steps_that_overlap_give_the_rows_checkpoints_and_parameters_of_steps_th
     assert all(map(np.array_equal, *(jax.tree.leaves(functional(model)[0]) for model in (got, want))))
 
 
+def test_a_checkpoint_keeps_the_place_before_the_batch_that_was_sent_ahead(monkeypatch):
+    """No step was given that batch yet: a run that goes on takes it."""
+    monkeypatch.setattr(jax_train.batches, "to_devices", lambda batch, _mesh: batch)
+    ahead = jax_train.batches.Ahead(iter(grain.MapDataset.range(1, 9).to_iter_dataset()), data_mesh())
+    assert ahead.take()[0] == 1
+    ahead.fetch(beside=jnp.zeros(()))
+    place = ahead.get_state()
+    assert ahead.take()[0] == 2
+    ahead.fetch(beside=jnp.zeros(()))
+    ahead.set_state(place)
+    assert ahead.take()[0] == 2
+
+
 def metrics(loss: float, grad_norm: float, skipped: bool = False) -> Metrics:
     return Metrics(jnp.float32(loss), jnp.int32(3), jnp.float32(grad_norm), jnp.asarray(skipped))
 
@@ -175,6 +190,12 @@ def test_the_rate_of_a_step_is_that_of_the_schedule_which_counts_no_step_left_ou
             for _ in range(3):
                 opt_state = optimizer.update(params, opt_state, params)[1]
         assert steps_left_out(TrainState(params, {}, opt_state, jnp.int32(5))) == 2, name
+
+
+def test_overflows_are_counted_anew_after_a_step_without(accounting):
+    for step in range(2 * MOST_OVERFLOWS):
+        overflows = step != MOST_OVERFLOWS
+        accounting.count(Given(step, metrics(2.0, np.inf if overflows else 1.0, overflows), 0.0))
 
 
 def test_overflows_without_end_stop_a_float16_run(accounting):

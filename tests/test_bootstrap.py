@@ -129,7 +129,10 @@ def test_the_difference_is_that_of_the_two_scores_and_turns_with_the_sides(edits
 def test_a_clear_difference_has_a_small_p_value_and_chance_rarely_has(many):
     """Of 200 comparisons of two equally good models 5 % should fall below 0.05; 1 to 10 % is three deviations."""
     errors, words = many
-    assert compared(errors, errors // 2, words).p_value < 0.001
+    better, worse = compared(errors, errors // 2, words), compared(errors // 2, errors, words)
+    assert better.p_value == worse.p_value == pytest.approx(2 / 2001)  # no resample of 2000, and the sample itself
+    assert (better.improved, worse.improved) == (1, 0)
+    assert compared(errors, errors[::-1], words, seed=1).interval != compared(errors, errors[::-1], words).interval
     rng = np.random.default_rng(5)
     p_values = [
         compared(*rng.binomial(words, 0.1, (2, len(words))), words, resamples=500, seed=trial).p_value

@@ -10,8 +10,8 @@ import pytest
 
 import jax_train.checkpoints
 from data.errors import UserError
-from jax_train.checkpoint_files import SEAL, damage, steps_in
-from jax_train.checkpoints import Checkpoints, copy_small_files, load_run
+from jax_train.checkpoint_files import SEAL, best, damage, seal, steps_in, superfluous
+from jax_train.checkpoints import Checkpoints, copy_small_files, load_run, set_heads
 from jax_train.model import functional
 from jax_train.runlog import read_rows
 from jax_train.step import TrainState
@@ -55,6 +55,22 @@ def test_a_file_is_no_checkpoint_and_a_seal_of_another_kind_is_none(run):
     assert damage(run / "checkpoints" / "2") == f"{SEAL} cannot be read"
 
 
+def test_of_checkpoints_with_the_same_wer_the_newest_is_the_best():
+    wer = {2: 9.0, 4: 9.0, 6: 12.0}
+    assert best([2, 4, 6, 8], wer) == [4, 2, 6]
+    assert superfluous([2, 4, 6, 8], 1, 1, wer) == [2, 6]
+
+
+def test_another_byte_in_any_piece_of_a_file_is_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax_train.checkpoint_files.PIECE", 4)
+    file = tmp_path / "array"
+    file.write_bytes(b"first to last")
+    seal(tmp_path)
+    assert not damage(tmp_path)
+    file.write_bytes(b"First to last")
+    assert damage(tmp_path) == "array holds other bytes than were written"
+
+
 def test_what_a_power_cut_left_of_a_row_is_no_row(tmp_path):
     rows = [json.dumps({"step": step}) + "\n" for step in (1, 2)]
     (tmp_path / "metrics.jsonl").write_bytes(
@@ -74,3 +90,12 @@ def test_of_a_models_folder_only_a_models_files_are_copied(small_model_dir, tmp_
         "notes.txt",
         "model.safetensors.index.json",
     }
+
+
+def test_with_other_heads_words_are_not_timed_by_the_pretrained_ones(tmp_path):
+    for name, fields in {"config": {"d_model": 16}, "generation_config": {"alignment_heads": [[0, 1]], "k": 1}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(fields))
+    set_heads(tmp_path, 8)
+    heads = {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
+    assert json.loads((tmp_path / "config.json").read_text()) == {"d_model": 16} | heads
+    assert json.loads((tmp_path / "generation_config.json").read_text()) == {"k": 1}

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from data.errors import UserError, command
 from data.records import Shards
-from jax_train.compare import CompareConfig, compare, main, table
+from jax_train.compare import CompareConfig, compare, main, predictions_of, table
 from jax_train.evaluate import EvaluateConfig, evaluate
 from jax_train.scores import SCORES, normaliser
 from tests.conftest import REPOSITORY
@@ -184,6 +184,34 @@ def test_sides_that_were_not_transcribed_alike_are_named(config, tmp_path):
     assert compare(replace(config, a=made["a"], shards=None, out=tmp_path / "other"))["unlike"] == []
 
 
+def test_a_model_or_run_is_evaluated_by_the_options_given(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("jax_train.compare.evaluate", lambda *options, **more: asked.append((*options, more)))
+    run, out = tmp_path / "run", tmp_path / "out"
+    (run / "checkpoints").mkdir(parents=True)
+    options = {"split": "dev", "out": out, "recordings": "r", "batch_size": 3, "limit": 5, "compute_dtype": "bfloat16"}
+    config = CompareConfig("model", str(run), tmp_path, **options)
+    assert predictions_of(config.a, config, out) == predictions_of(config.b, config, out) == out / "predictions.parquet"
+    wanted = [EvaluateConfig(tmp_path, model="model", **options), EvaluateConfig(tmp_path, run=run, **options)]
+    assert asked == [(settings, {"again": False}) for settings in wanted]
+
+
+def test_speakers_are_drawn_with_all_their_clips_and_scores_are_of_their_own_file_alone(tmp_path):
+    """B mishears all four clips of every second speaker: sqrt(4) times as wide; ±25 % by the draws of 20 speakers."""
+    for side in "ab":
+        heard = ["uno tre" if side == "b" and clip % 8 < 4 else "uno due" for clip in range(80)]
+        columns = {"id": [f"{clip}" for clip in range(80)], "speaker": [f"{clip // 4}" for clip in range(80)]}
+        pq.write_table(
+            pa.table(columns | {"reference": ["uno due"] * 80, "hypothesis": heard}), tmp_path / f"{side}.parquet"
+        )
+    (tmp_path / "scores.json").write_text('{"settings": {"windows": "thinned"}}')  # of a predictions.parquet
+    found = compare(CompareConfig(str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"), out=tmp_path / "out"))
+    clips, speakers = found["over_clips"]["wer"], found["over_speakers"]["wer"]
+    assert clips["difference"] == speakers["difference"] == 25
+    assert np.ptp(speakers["interval"]) / np.ptp(clips["interval"]) == pytest.approx(2, rel=0.25)
+    assert found["a"]["lacks"] == found["b"]["lacks"] == []
+
+
 def shortened(table: pa.Table) -> pa.Table:
     return table.slice(2)
 
@@ -229,6 +257,10 @@ def test_the_command_prints_the_table_and_where_the_page_is(config, tmp_path, mo
     main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [f"A {config.a}", f"B {config.b}", "40 clips of both"]
+    found = json.loads((tmp_path / "compare.json").read_text())
+    over = found["over_clips"]["wer"]
+    rates = [f"{found['a']['wer']:.2f}", f"{found['b']['wer']:.2f}", f"{over['difference']:+.2f}"]
+    assert (lines[4].split()[:4], lines[4].split()[-1]) == (["wer", *rates], f"{over['p_value']:.4f}")
     assert lines[-4:] == [
         "2 clips better, 1 worse, 36 with the same transcript",
         "normalised: transformers BasicTextNormalizer(remove_diacritics=False)",

@@ -16,6 +16,7 @@ from jax_train.corpus import corpus_name, dataset_fields, facts
         ("s3://secret-bucket/speech/radio", "it", "radio"),
         ("../corpora/wav", "it", "wav"),
         ("hf:org/speech", "it", "org/speech"),
+        ("hf://datasets/org/speech", "it", "speech"),
         ("it", "it", "it"),
         (".", "it", "corpus"),
     ],

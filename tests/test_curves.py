@@ -67,6 +67,11 @@ def test_a_straight_fall_is_drawn_as_one_from_corner_to_corner(tmp_path):
     assert len(normalised) > 500
 
 
+def test_the_last_wer_is_not_taken_for_the_best():
+    rows = [{"step": step, "wer": wer, "wer_normalised": wer - 9} for step, wer in ((2, 40.0), (4, 25.5), (6, 31.0))]
+    assert headline(rows).startswith("step 6,  WER as written 31.00 % (best 25.50 %),  WER normalised 22.00 % (best 16")
+
+
 def test_a_run_without_evaluations_has_two_panels_and_one_of_a_single_step_is_drawn(tmp_path):
     assert [panel.title for panel in panels_of(rows_of(20))] == ["training loss, nats per token", "learning rate"]
     assert len(panels_of(rows_of(20, 5))[2].series) == 2

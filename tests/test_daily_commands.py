@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daily import commands
+from daily import commands, loop
 from daily.commands import CommandError, last_line, module, run
 from data.errors import UserError
 
@@ -86,6 +86,15 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
     stat = Path("/proc", (tmp_path / "child").read_text(), "stat")
     assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
     capfd.readouterr()
+
+
+def test_the_longest_that_a_stage_may_take_is_told_the_loop_in_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(loop, "run_loop", lambda *arguments: given.extend(arguments) or [])
+    monkeypatch.setattr(sys, "argv", ["loop", "--day", "2026-11-23", "--catch-up", "2", "--stage-timeout", "0.5"])
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # which it sets by itself away from a terminal
+    loop.main()
+    assert (given[:3], given[-1]) == ([Path("store"), "2026-11-23", 2], 1800.0)
 
 
 def test_a_program_that_is_not_there_is_an_error_a_user_can_mend() -> None:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from daily.confidence import MEANINGS, ConfidenceConfig, read_history, scores, train
+from daily.confidence import MEANINGS, ConfidenceConfig, fit, read_history, scores, train
 from daily.held_out import held_out
 from daily.registry import CONFIDENCE, MODEL, open_registry
 from daily.registry_files import CONFIDENCE_FILE
@@ -132,6 +132,21 @@ def test_what_the_decoder_tells_is_learned_registered_and_beside_the_champion(st
     unsure[0] = -1.0
     low, high = confidence.probabilities(np.array([unsure, sure]))
     assert low < 0.3 < 0.7 < high
+
+
+def test_what_is_held_out_is_drawn_by_the_seed_and_never_learned(store, monkeypatch) -> None:
+    with_day(store, "2026-11-23", 120)
+    learned = []
+    monkeypatch.setattr("daily.confidence.fit", lambda *given: learned.extend(given) or fit(*given))
+    monkeypatch.setattr("daily.confidence._register", lambda *_: "")
+    train(ConfidenceConfig(store.folder, "2026-11-23", held_out=0.3, seed=5))
+    history = read_history(store, "2026-11-23", 0.0)
+    chosen, _ = held_out(history.sentences, history.speakers, 0.3, seed=5)
+    assert 0.2 < chosen.mean() <= 0.3
+    np.testing.assert_array_equal(learned[0], history.signals_CK[~chosen])
+    np.testing.assert_array_equal(learned[1], history.right_C[~chosen])
+    found = json.loads((store.confidence("2026-11-23") / "scores.json").read_text())
+    assert found["right_share"] == history.right_C[~chosen].mean()
 
 
 def test_a_second_run_changes_nothing_and_an_older_day_does_not_replace_a_newer(store) -> None:

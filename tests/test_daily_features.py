@@ -300,7 +300,7 @@ def test_recordings_are_taken_in_the_same_way_and_none_twice(
     config: FeaturesConfig, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first day is given a new recording and one of the guard's; the next that new one again, another that says a
-    sentence of the guard, one that is no sound, and a third one."""
+    sentence of the guard, one that says one of the test split, one that is no sound, and a third one."""
     listed = {split: (corpus / f"{split}.tsv").read_text(encoding="utf-8").splitlines() for split in ("train", "test")}
     guard = listed["test"][1].split("\t")
     paths = sorted(corpus / "clips" / line.split("\t")[1] for line in listed["train"][1:])
@@ -313,11 +313,13 @@ def test_recordings_are_taken_in_the_same_way_and_none_twice(
     broken.write_text("no sound")
     (config.store / "clips" / "my notes").mkdir()
     (config.store / "clips" / "notes.txt").touch()
-    metadata_folder(folder, [*new[:1], (new[3][0], guard[2].upper()), (broken, "Rotta."), *new[1:2]])
+    (tested, *_) = (row["sentence"] for row in table(open_store(config.store), "fixed") if row["day"] == "test")
+    reserved = [(new[3][0], guard[2].upper()), (new[2][0], tested)]
+    metadata_folder(folder, [*new[:1], *reserved, (broken, "Rotta."), *new[1:2]])
     capsys.readouterr()
     make_features(replace(config, day=NEXT, clips=0, recorded=str(folder)))
     out = capsys.readouterr().out
-    for line in ("1 × taken before", "1 × its sentence is in the test or guard split", "1 × does not decode"):
+    for line in ("1 × taken before", "2 × its sentence is in the test or guard split", "1 × does not decode"):
         assert f"{folder}: left out {line}" in out
     store = open_store(config.store)
     taken = [row for row in table(store) if row["source"] == "recorded"]

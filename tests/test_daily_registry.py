@@ -1,5 +1,6 @@
 """The registry: versions once, one champion, a copy of it that mends itself, and no request that leaves the machine."""
 
+import dataclasses
 import errno
 import functools
 import json
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowException
@@ -21,6 +23,7 @@ from mlflow import MlflowException
 from daily.champion import champion_of
 from daily.registry import CONFIDENCE, MODEL, Registry, open_registry
 from daily.registry_files import CONFIDENCE_FILE, PLACED
+from daily.registry_version import KEY
 from daily.store import create_store
 from daily.tracking import home_of
 from data.errors import UserError
@@ -133,6 +136,13 @@ def test_a_version_that_a_person_registered_is_passed_over(registry: Registry) -
     with_versions(registry, "2026-11-24").promote(MODEL, 3)
     assert [version.number for version in registry.versions(MODEL)] == [1, 3]
     assert champion_weights(registry) == "2026-11-24"
+
+
+def test_versions_stand_in_the_order_of_their_numbers_which_a_server_gives_as_text(registry: Registry) -> None:
+    given = [SimpleNamespace(version=number, tags={KEY: number}) for number in ("10", "9", "2")]
+    client = SimpleNamespace(search_model_versions=lambda _: given)
+    found = dataclasses.replace(registry, client=client)._found(MODEL)  # type: ignore[arg-type]
+    assert [version.version for version in found] == ["2", "9", "10"]
 
 
 def test_the_copy_is_made_again_when_another_registry_gives_the_same_number(registry: Registry) -> None:

@@ -109,6 +109,18 @@ def test_a_rise_of_the_word_error_rate_is_told_and_a_fall_is_not(store: Store) -
     assert 0 < told["low"] < told["difference"] < told["high"]
 
 
+def test_a_day_is_compared_with_the_fourteen_before_it(store: Store) -> None:
+    """The two days before those were noisy, and nothing on them was heard rightly."""
+    for number in range(16):
+        add_day(store, day_of(number), [Clip(errors=4, snr_db=0.0)] * 10 if number < 2 else [Clip()])
+    add_day(store, day_of(16), [Clip(errors=1)] * 10)
+    shown, _ = snapshot(store, day_of(16))
+    (told,) = [warning for warning in shown["warnings"] if warning["kind"] == "wer_rose"]
+    assert (told["days"], told["before"], told["wer"]) == (14, 0.0, 25.0)
+    (noise,) = [row for row in shown["drift"]["rows"] if row["feature"] == "snr_db"]
+    assert (shown["drift"]["days"], noise["before"]) == (14, 20.0)
+
+
 def test_nothing_is_told_of_a_rise_on_a_day_of_few_clips(store: Store) -> None:
     """Whose interval is a point, or so narrow that every other such day would be told."""
     add_day(store, day_of(0), [Clip()] * 9)
@@ -340,6 +352,7 @@ def test_a_snapshot_holds_todays_clip_and_pictures_and_nothing_of_yesterday(stor
     spoken = store.clips(day_of(1)) / content["clip"]["id"]
     assert (store.monitor / clip).read_bytes() == spoken.read_bytes()
     assert snapshot(store, day_of(1))[0] == content  # nothing in it is of the moment
+    assert snapshot(store, day_of(0))[0]["pictures"] == []  # these are of a later day
 
 
 def test_a_snapshot_that_cannot_be_whole_leaves_the_last_one(store: Store) -> None:

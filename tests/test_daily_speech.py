@@ -14,9 +14,9 @@ import soundfile
 
 from daily.features import VOICE
 from daily.sentences import SENTENCES, distinct, for_day, for_test, is_held_back, key, read_sentences
-from daily.takes import RECIPE, take_id
+from daily.takes import RECIPE, Take, _treated, take_id
 from daily.voices import VOICES, Utterance, plain, speak
-from data.augment import generator
+from data.augment import find_recipe, generator
 from data.errors import UserError
 from tests.festival import need_festival, path_with_stand_in
 
@@ -57,6 +57,22 @@ def test_a_day_s_sentences_depend_on_the_day_and_the_seed() -> None:
     assert drawn[0, DAY] == tuple(for_day(sentences, 5, 0, DAY))
     with pytest.raises(UserError, match="500 clips a day, but there are"):
         for_day(sentences, 500, 0, DAY)
+
+
+def test_days_that_speak_the_whole_list_speak_it_in_an_order_each() -> None:
+    sentences = [sentence for sentence in (f"Frase numero {n}." for n in range(30)) if not is_held_back(sentence)]
+    one, two = (for_day(sentences, len(sentences), 0, day) for day in (DAY, NEXT))
+    assert one != two
+    assert sorted(one) == sorted(two) == sorted(sentences)
+
+
+def test_effects_are_drawn_by_the_seed_and_the_clip() -> None:
+    audio_N = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    take = Take(audio_N, "Ciao.", "festival", FEMALE.name, FEMALE.sex, "")
+    drawn = [(0, "a"), (1, "a"), (0, "b"), (0, "a")]
+    sounds = [_treated(take, name, [find_recipe("standard")], seed)[1].tobytes() for seed, name in drawn]
+    assert sounds[0] == sounds[3]
+    assert len(set(sounds)) == 3
 
 
 def test_sentences_that_differ_by_case_and_punctuation_are_one() -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -246,3 +248,11 @@ def test_a_day_is_an_iso_date_and_nothing_else(text: str) -> None:
     with pytest.raises(UserError, match="write it like 2026-11-23"):
         parse_day(text)
     assert parse_day("2026-11-23") == "2026-11-23"
+
+
+def test_without_a_day_it_is_todays_in_utc_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half past eleven in the evening, an hour behind UTC."""
+    here = timezone(timedelta(hours=-1))
+    late = datetime(2026, 11, 23, 23, 30, tzinfo=here)
+    monkeypatch.setattr("daily.store.datetime", SimpleNamespace(now=lambda zone=here: late.astimezone(zone)))
+    assert parse_day("") == "2026-11-24"

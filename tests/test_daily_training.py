@@ -41,6 +41,7 @@ def test_a_challenger_is_promoted_if_surely_better_on_test_and_no_worse_on_guard
 ) -> None:
     assert decide(test, guard).promoted is promoted
     assert decide(test, guard, margin=0.2).promoted is (promoted or guard.challenger == 9.1)
+    assert decide(test, guard, margin=max(0.0, guard.difference)).promoted is decide(test, guard, margin=9.0).promoted
 
 
 def test_a_challenger_compared_on_too_few_clips_for_an_interval_is_not_promoted() -> None:
@@ -69,6 +70,7 @@ class Commands:
     def __init__(self, change: float = -2.0, guard_change: float = 0.0) -> None:
         self.change, self.guard_change = change, guard_change
         self.names: list[str] = []
+        self.given: dict[str, dict[str, str]] = {}
         self.kill_at = -1
         self.before: dict[str, Callable[[], object]] = {}
 
@@ -79,6 +81,7 @@ class Commands:
             raise KeyboardInterrupt
         self.names.append(name)
         options = dict(zip(command[3::2], command[4::2], strict=True))
+        self.given[name] = options
         self.before.pop(name, lambda: None)()
         getattr(self, name)(**{key.removeprefix("--").replace("-", "_"): value for key, value in options.items()})
 
@@ -106,6 +109,8 @@ class Commands:
         (Path(model_dir) / "model.safetensors").write_text(run)
 
     def compare(self, a: str, b: str, out: str, **_: str) -> None:
+        challengers = Path(out).parent / "run" / Path(out).name.replace("compare", "evaluate")
+        assert (Path(a) == challengers, Path(b) == challengers) == (False, True)
         change = self.guard_change if out.endswith("guard") else self.change
         found = {"difference": change, "interval": [change - 1, change + 1], "p_value": 0.01, "improved": 1.0}
         sides = {side: {"name": name, "wer_normalised": 20.0} for side, name in (("a", a), ("b", b))}
@@ -169,6 +174,37 @@ def test_a_better_challenger_becomes_champion_and_the_next_day_starts_from_it(
     assert (base.metrics["test_wer"], first.metrics["test_wer"], first.metrics["guard_cer_low"]) == (20, 18, 8)
     assert (base.aliases, first.replaced, second.replaced) == ((), 1, 2)
     assert second.note == record["reason"]
+
+
+def test_every_setting_is_given_to_what_it_is_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next day's champion was scored on other windows than that day's challenger, and is scored anew."""
+    commands, mix, mixed = scripted(monkeypatch, Commands(guard_change=0.1)), training.mix, list[object]()
+    monkeypatch.setattr(training, "mix", lambda *given: mix(*given) or mixed.append(given[1:]))
+    settings = {"replay": 0.5, "steps": 3, "batch_size": 4, "learning_rate": 2e-5, "margin": 0.2, "seed": 7}
+    config = TrainingConfig(store, DAY, **settings, score_windows="whole", score_batch_size=5)  # type: ignore[arg-type]
+    assert train_day(config, [])["promoted"]
+    assert mixed == [(DAY, 0.5, 7)]
+    trained, scored = (commands.given[name] for name in ("train", "evaluate"))
+    assert [trained[f"--{name}"] for name in ("steps", "batch-size", "learning-rate")] == ["3", "4", "2e-05"]
+    assert (scored["--windows"], scored["--batch-size"]) == ("whole", "5")
+    commands.names.clear()
+    assert not train_day(dataclasses.replace(config, day=NEXT, margin=0.0, score_windows="thinned"), [])["promoted"]
+    assert commands.names.count("evaluate") == 4
+    seeds = {trained["--seed"], commands.given["train"]["--seed"]}
+    training.mix(open_store(store), DAY)  # of whose settings nothing more is asked
+    training._train(dataclasses.replace(config, seed=8), store / "runs" / DAY, DAY, store / "champion", [])
+    assert len(seeds | {commands.given["train"]["--seed"]}) == 3
+
+
+def test_only_scores_of_enough_clips_have_bounds(tmp_path: Path) -> None:
+    rates = {"wer_normalised": 20.0, "cer_normalised": 10.0}
+    for split, interval in (("test", [9.0, 22.5]), ("guard", None)):
+        intervals = {"over_clips": dict.fromkeys(rates, interval)}
+        write(tmp_path / f"evaluate-{split}" / "scores.json", rates | {"intervals": intervals})
+    assert training._metrics(tmp_path) == {
+        "test_wer": 20.0, "test_wer_low": 9.0, "test_wer_high": 22.5, "guard_wer": 20.0,
+        "test_cer": 10.0, "test_cer_low": 9.0, "test_cer_high": 22.5, "guard_cer": 10.0,
+    }  # fmt: skip
 
 
 def test_a_challenger_that_is_not_better_leaves_the_champion_and_only_its_own_weights_are_kept(

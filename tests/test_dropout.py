@@ -56,6 +56,13 @@ def test_a_share_is_dropped_and_the_mean_stays():
     assert (got == 0).mean() == pytest.approx(0.3, abs=5 * np.sqrt(0.3 * 0.7 / 100_000))
 
 
+def test_each_place_of_a_pass_drops_others():
+    dropout = Dropout(dataclasses.replace(CONFIG, dropout=0.5, attention_dropout=0.5), jax.random.key(0))
+    x_BLHK = jnp.ones((1, 8, 2, 4))
+    for place in (dropout.hidden, lambda x: dropout.attention(x, x, x, is_causal=False)):
+        assert not np.array_equal(place(x_BLHK), place(x_BLHK))
+
+
 def test_a_step_with_dropout_is_repeatable_and_depends_on_seed_and_parts(tmp_path):
     model_dir = small_model_dir(tmp_path, **SHALLOW)
     config = dataclasses.replace(CONFIG, **RATES)

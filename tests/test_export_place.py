@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from jax_train.checkpoints import copy_small_files
 from jax_train.export import REPLACED, ExportConfig, export, working_folder
 from jax_train.export_folder import save_tensors, write_folder
 from jax_train.model_card import licence_of, model_card
-from jax_train.proof import ask, prove
+from jax_train.proof import NEW_TOKENS, Proof, _check_rounding, ask, compare_transcripts, prove, until
 from jax_train.runlog import write_json
 from jax_train.weights import EMBEDDING, TIED, load_model
 from tests.test_model_card import RECORD, made_run
@@ -178,3 +179,22 @@ def test_a_weight_that_is_no_number_is_called_so(small_model_dir, dtype):
     model.decoder.layers[0].fc1.bias[...] = model.decoder.layers[0].fc1.bias[...].at[0].set(np.nan)
     with pytest.raises(UserError, match=r"decoder\.layers\.0\.fc1\.bias has a weight that is NaN.* earlier checkpoint"):
         prove(model, dtype, np.zeros((1, 3000, 80), np.float32), None)
+
+
+def test_rounding_may_change_a_logit_by_a_hundredth_of_the_largest_and_to_no_number_never():
+    before = np.array([-50.0, 10.0])
+    found = _check_rounding(before, np.array([-49.5, 10.0]), "float16")
+    assert found == {"max_abs_logit_difference": 0.5, "max_abs_logit": 50}
+    for value in (-49.4, np.nan):
+        with pytest.raises(UserError, match=r"float16 weights change logits by up to .* may at most by 0\.5; export"):
+            _check_rounding(before, np.array([value, 10.0]), "float16")
+
+
+def test_transcripts_are_compared_up_to_their_end_and_by_the_share_of_tokens_that_differ():
+    """By hand: one token is inserted beside five, and what stands behind an end is nobody's."""
+    proof = Proof({"transcripts": np.array([[1, 2, 3, 9], [4, 5, 9, 9]])}, SimpleNamespace(end=9), {})
+    theirs = [[1, 2, 3], [4, 6, 5, 9, 7]]
+    assert compare_transcripts(proof, theirs, str, 0.2) == {"clips": 2, "different": 1, "token_error_rate": 0.2}
+    with pytest.raises(UserError, match=r"1 of 2 clips .* '\[4, 6, 5\]' in place of '\[4, 5\]'; 20.0% of the tokens"):
+        compare_transcripts(proof, theirs, str, 0.19)
+    assert until([*range(NEW_TOKENS), NEW_TOKENS], NEW_TOKENS) == list(range(NEW_TOKENS))

@@ -23,6 +23,7 @@ from data.featurize import FeaturizeConfig, featurize
 from data.log_mel import restore
 from data.records import Shards
 from data.sources import read_split
+from data.tokens import load_tokenizer, text_tokens
 
 
 @pytest.fixture(name="config")
@@ -74,6 +75,13 @@ def test_the_manifest_and_index_add_up_to_the_shards(finished):
     assert timing["speech_seconds"] == manifest["seconds"]
     assert timing["bytes_per_speech_second"] == pytest.approx(manifest["bytes"] / manifest["seconds"], abs=0.1)
     assert sorted(path.name for path in (finished / "train").iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_special_token_that_a_sentence_spells_is_text(base_model_dir):
+    tokenizer = load_tokenizer(str(base_model_dir))
+    tokens = text_tokens(tokenizer, " Ciao <|endoftext|>\n")
+    assert max(tokens) < tokenizer.token_to_id("<|endoftext|>")
+    assert tokenizer.decode(tokens) == " Ciao <|endoftext|>"
 
 
 def test_a_clean_record_is_hugging_faces_features_and_tokens_of_the_clip(finished, sample_corpus, base_model_dir):

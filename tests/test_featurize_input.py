@@ -39,6 +39,7 @@ def test_sizes_are_read_as_people_write_them(text, count):
         ({"copies": -1}, "copies is -1; it takes 0 .* or more, or auto"),
         ({"max_rejected": "some"}, "max-rejected 'some' is not a share; write for example 5% or 0.05"),
         ({"max_rejected": "120%"}, "max-rejected '120%' is not a share"),
+        ({"max_rejected": "5"}, "max-rejected '5' is not a share"),
         ({"scheduler": "tcp://127.0.0.1:9"}, "no Dask scheduler answers at 'tcp://127.0.0.1:9'"),
         ({"workers": 0}, "workers is 0; it takes 1 or more"),
         ({"limit": 0}, "limit is 0; it takes 1 or more"),

@@ -1,5 +1,6 @@
 """Folds: every clip in exactly one, no speaker in two, and cross-validation by the commands people run."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -134,6 +135,35 @@ def test_crossval_holds_each_speaker_out_once_and_names_the_normaliser(
     commands_here.clear()
     assert crossval(config, options) == result
     assert commands_here == ["jax_train.train"] * 2  # which find their runs done
+
+
+def test_every_fold_is_trained_and_scored_by_the_options_given_and_their_spread_is_the_samples(tmp_path, monkeypatch):
+    """By hand: the squares of 10, 20 and 60 less 30 are 400 + 100 + 900, over n - 1 = 700. Each clip has a copy."""
+    speech = Speech(["a", "a", "", "", "", ""])
+    speech.index |= {"id": np.array(["a0", "a0", "x", "x", "y", "y"], object), "copy": np.tile([0, 1], 3)}
+    told, rates = [], iter([10.0, 20.0, 60.0] * 2)
+
+    def scored(_title, settings, *words):
+        told.append(dict(zip(words[::2], words[1::2], strict=True)) | settings)
+        rate = next(rates)
+        figures = {"wer": rate, "wer_normalised": rate, "cer": rate, "cer_normalised": rate, "clips": 1}
+        return figures | {"normaliser": "none", "settings": {}}
+
+    def trained(_title, _module, *words):
+        told.append(dict(zip(map(str, words[::2]), words[1::2], strict=True)))
+
+    monkeypatch.setattr("jax_train.crossval.Shards.open", lambda *_: speech)
+    monkeypatch.setattr("jax_train.crossval.score_once", scored)
+    monkeypatch.setattr("jax_train.crossval.stage", trained)
+    config = CrossvalConfig(Path("shards"), tmp_path, folds=3, split="dev", seed=7)
+    result = crossval(config, ["--steps", "1"])
+    assert result["wer"] == {"mean": 30, "deviation": pytest.approx(700**0.5)}
+    assert result["clips_of_unknown_speakers"] == 2
+    assert crossval(dataclasses.replace(config, by="clip"), [])["clips_of_unknown_speakers"] == 0
+    options = [[words[f"--fold.{name}"] for name in ("of", "number", "by", "seed")] for words in told]
+    assert options == [[3, n, by, 7] for by in ("speaker", "clip") for n in (1, 2, 3) for _ in ("train", "score")]
+    assert [words["--split"] for words in told[::2]] == [words["split"] for words in told[1::2]] == ["dev"] * 6
+    assert [words.get("--steps") for words in told[::2]] == ["1"] * 3 + [None] * 3
 
 
 @thorough

@@ -144,6 +144,7 @@ def test_the_table_ends_with_the_total():
     plan = MemoryPlan(1, 2, 3, 4, 5, 6, 7, 8, 3_000_000_000)
     assert plan.total == 3_000_000_036
     assert plan.table().splitlines()[-1] == "total            3.00 GB"
+    assert [plan.fits(card_gb) for card_gb in (3.3, 3.4)] == [False, True]  # of a card a tenth is the driver's
 
 
 def test_a_wrong_setting_is_said():

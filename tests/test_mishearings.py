@@ -22,6 +22,8 @@ CASES = [
     (LOOP.strip(), LOOP.strip(), 0, False, False),  # said so
     ("no no no no no no", "no no no no no no no", 1, False, True),  # one «no» more than the reference repeats
     ("il sole", "", 0, False, False),
+    ("sì", "s" + "ì" * 200, 0, False, True),  # a loop within one word
+    ("no no no no no no no", "no no no no no", 0, False, False),  # fewer runs than are said
 ]
 
 
@@ -37,7 +39,8 @@ def test_the_corpus_is_counted_with_its_definitions():
     references, hypotheses = ([case[side] for case in CASES] for side in (0, 1))
     normal = aligned(references, hypotheses)
     found = counted_signs(clip_signs(references, hypotheses, normal), normal)
-    assert (found["hallucinations"], found["repetitions"], found["both"], found["empty_hypotheses"]) == (3, 2, 1, 1)
+    assert (found["hallucinations"], found["repetitions"], found["both"], found["empty_hypotheses"]) == (3, 3, 1, 1)
+    assert found["repeated_5grams"] == (40 - 4 - 2) + 1  # of twenty «e poi», and of «no»; none taken off for fewer
     inserted = 5 + 4 + 5 + 4 + 5 + 38 + 1
     assert found["insertion_rate"] == pytest.approx(100 * inserted / sum(len(text.split()) for text in references))
     assert set(found["definitions"]) == {"hallucinations", "repetitions", "insertion_rate", "words"}

@@ -135,6 +135,29 @@ def test_only_the_score_of_a_whole_split_of_a_known_corpus_is_given_to_the_hub(r
         assert said in text
 
 
+def test_a_score_of_another_language_than_its_clips_says_so_and_one_with_a_rate_that_is_none_is_left_out(run):
+    scores = json.loads((run / "evaluate-test" / "scores.json").read_text())
+    for written, said in (("it", "greedy, whole windows; computed"), ("en", "whole windows, written in en; computed")):
+        settings = scores["settings"] | {"language": written}
+        write_json(run / "evaluate-test" / "scores.json", scores | {"settings": settings})
+        text = model_card(run, RECORD, "base-it")
+        assert said in text
+        assert ("WER, as written; greedy, whole windows, written in en" in text) == (written == "en")
+    write_json(run / "evaluate-test" / "scores.json", scores | {"cer_normalised": float("inf")})
+    assert scores_of(run, 9) == []
+
+
+def test_hours_that_would_count_the_copies_are_left_out_and_a_data_set_is_told_with_its_revision(run):
+    older = {key: value for key, value in MANIFEST.items() if key != "clean_seconds"}
+    dataset = {"name": "org/voices", "config": "it", "revision": "0123abc"}
+    write_json(run / "data.json", older | {"dataset": dataset})
+    text = model_card(run, RECORD, "base-it")
+    assert "- org/voices, config `it`, revision `0123abc`, split `train`, language `it`\n- 400 clips\n" in text
+    assert "with them 800 recordings, 0.51 hours" in text
+    write_json(run / "data.json", older | {"copies": 0})
+    assert "\n- 800 clips, 0.51 hours\n" in model_card(run, RECORD, "base-it")
+
+
 def test_a_base_model_is_named_to_the_hub_only_if_it_is_the_hubs(run):
     for settings, said in [
         ({"base_model": "anna/whisper-voci"}, "anna/whisper-voci"),

@@ -95,13 +95,13 @@ def test_shards_travel_to_other_processes_as_a_path(shards_dir):
     assert_same(pickle.loads(pickled)[6], make_record(6))
 
 
-@pytest.mark.parametrize("where", ["length", "payload", "checksum"])
+@pytest.mark.parametrize("where", ["length", "its checksum", "payload", "checksum"])
 def test_one_flipped_bit_is_refused_by_file_record_and_offset(shards_dir, where):
     index = Shards.open(shards_dir, "train").index
     offset, length = int(index["offset"][7]), int(index["length"][7])
     path = shards_dir / "train" / "train-00001-of-00002.tfrecord"
     content = bytearray(path.read_bytes())
-    content[offset + {"length": 1, "payload": 500, "checksum": 12 + length}[where]] ^= 4
+    content[offset + {"length": 1, "its checksum": 8, "payload": 500, "checksum": 12 + length}[where]] ^= 4
     path.write_bytes(content)
     shards = Shards.open(shards_dir, "train")
     assert_same(shards[6], make_record(6))

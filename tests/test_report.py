@@ -16,6 +16,7 @@ from PIL import Image
 
 from data.audio import decode, resample
 from data.errors import UserError
+from data.pictures import TOP
 from data.records import Shards
 from data.sources import read_split
 from jax_train.breakdown import part
@@ -187,6 +188,14 @@ def test_bars_are_as_high_as_their_rates_and_whiskers_as_long_as_their_intervals
     assert abs(plot.whiskers[0].high - plot.whiskers[0].low) == pytest.approx(scale * (high - low), abs=0.1)
     assert plot.bars[0].says == "a s: 10.0 %, 3 clips"
     assert rate_bars("WER", [], [], "s").bars == []
+
+
+def test_a_part_without_words_takes_its_label_along_and_an_interval_ends_with_the_picture():
+    counted = {"wer_normalised": 100.0, "wer_normalised_interval": (50.0, 400.0), "clips": 5}
+    plot = rate_bars("WER", [counted | {"wer_normalised": None}, counted], ["a", "b"], "s")
+    assert [tick.label for tick in plot.x_ticks] == ["b"]
+    assert plot.says == "b s: 100.0 % (50.0 to 400.0), 5 clips"
+    assert plot.whiskers[0].high == TOP
 
 
 @pytest.mark.parametrize("screen", list(SCREENS))

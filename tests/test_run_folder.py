@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from data.errors import UserError, command
 from data.records import Shards
-from jax_train.config import PUBLISHED, TrainConfig
-from jax_train.run_folder import prepare_run, starting_model
+from jax_train.config import PUBLISHED, Lora, TrainConfig
+from jax_train.run_folder import differences, prepare_run, starting_model
 from jax_train.run_settings import LOCK, SETTINGS, claimed, read_settings
+from jax_train.spec_augment import SpecAugment
 from tests.conftest import REPOSITORY
 
 SHARDS = SimpleNamespace(manifest={"shards": []})
@@ -66,6 +68,25 @@ def test_the_parts_of_a_batch_may_follow_the_machine_where_nothing_is_dropped(co
     prepared(dropped, folder)
     with pytest.raises(UserError, match="gradient_accumulation_steps 1 → 4"):
         prepare_run(dataclasses.replace(dropped, gradient_accumulation_steps=4), folder, SHARDS)
+
+
+def test_no_setting_that_a_step_depends_on_may_change(config, tmp_path):
+    folder = published(tmp_path, "tiny")
+    prepared(config, folder)
+    others: dict[str, Any] = {
+        **{"seed": 1, "split": "dev", "epochs": 2.0, "steps": 9, "batch_size": 8, "windows": "padded", "single": 0.2},
+        **{"timestamps": 0.1, "prompt_share": 0.1, "label_smoothing": 0.1, "dropout": 0.1, "attention_dropout": 0.1},
+        **{"learning_rate": 1e-4, "warmup": 0.2, "schedule": "cosine", "optimizer": "lion", "max_grad_norm": 0.5},
+        **{"weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "muon_momentum": 0.9, "ema_decay": 0.9},
+        **{"freeze": ("model.encoder.*",), "lora": Lora(8), "spec_augment": SpecAugment()},
+    }
+    for name, value in others.items():
+        with pytest.raises(UserError, match=rf"holds another run: {name}\b"):
+            prepare_run(dataclasses.replace(config, **{name: value}), folder, SHARDS)
+
+
+def test_what_one_of_two_has_not_is_a_difference():
+    assert differences({"a": {"b": None, "c": 1}}, {"a": {"b": 2}}) == ["a.b nothing → 2", "a.c 1 → nothing"]
 
 
 def test_another_number_type_is_refused_with_the_option_that_continues(config, tmp_path):

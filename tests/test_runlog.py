@@ -18,7 +18,7 @@ from data.tfrecord import FRAMING_BYTES, unframe
 from jax_train.config import TrainConfig
 from jax_train.curves import panels_of, run_rows
 from jax_train.events import Appended
-from jax_train.runlog import METRICS, SUMMARY, RunLog, process_seconds, read_rows
+from jax_train.runlog import METRICS, SUMMARY, RunLog, evaluations_since_best, process_seconds, read_rows
 from jax_train.saving import Saving, failures_in_a_line
 from tests.conftest import REPOSITORY
 
@@ -161,6 +161,39 @@ def test_a_run_written_before_is_made_json_when_it_is_continued(tmp_path):
     with RunLog(tmp_path, 1, 3):
         pass
     json.loads((tmp_path / METRICS).read_text(), parse_constant=pytest.fail)
+
+
+def test_speed_leaves_out_the_first_step_and_evaluations(tmp_path, monkeypatch):
+    """60 s until the first step, 8 of them for an evaluation; 2 for each of the others, 10 for another evaluation."""
+    clock = [0.0]
+    made = SimpleNamespace(**vars(time) | {"perf_counter": lambda: clock[0]})
+    monkeypatch.setattr("jax_train.runlog.time", made)
+    with RunLog(tmp_path, 0, 3) as log:
+        log.evaluation(0, {"wer_normalised": 9.0}, "", 8.0)
+        for step, now in ((1, 60.0), (2, 62.0), (3, 74.0)):
+            clock[0] = now
+            log.step(step, VALUES, 50.0, 0.5, write=True)
+            if step == 2:
+                log.evaluation(step, {"wer_normalised": 9.0}, "", 10.0)
+        found = log.summary()
+    names = ("first_step_seconds", "speech_seconds_per_second", "data_wait", "eval_share")
+    assert [found[name] for name in names] == pytest.approx([52, 100 / 4, 1 / 4, 18 / 22])
+
+
+def test_a_run_that_goes_on_knows_what_it_left_out_and_its_newest_loss_and_evaluation(tmp_path):
+    with RunLog(tmp_path, 0, 9) as log:
+        for step, loss in ((1, 9.0), (2, 3.0)):
+            log.step(step, VALUES | {"loss": loss}, 1.0, 0.0, write=True)
+        log.skip(3, VALUES, ["a.mp3"])
+        for step, seconds in ((2, 1.0), (3, 5.0)):
+            log.evaluation(step, {"wer_normalised": 9.0}, "", seconds)
+    with RunLog(tmp_path, 3, 9) as log:
+        assert (log.skipped, log.last_evaluation_seconds, log.summary()["loss"]) == (1, 5.0, 3.0)
+
+
+def test_an_evaluation_that_is_only_as_good_as_the_best_is_no_better():
+    assert evaluations_since_best({2: 80.0, 4: 80.0, 6: 95.0}) == 2
+    assert evaluations_since_best({2: 80.0, 4: 95.0, 6: 79.0}) == 0
 
 
 def test_tensorboard_leaves_out_later_steps_of_an_attempt_before(tmp_path):

@@ -52,6 +52,39 @@ def test_models_and_presets_are_scored_in_folders_of_their_own_and_stand_in_the_
     assert (tmp_path / "out" / "scoreboard.md").read_text() == text
 
 
+def test_presets_are_trained_from_the_model_given_on_one_split_scored_on_another_and_the_best_stands_first(
+    tmp_path: Path, monkeypatch
+):
+    presets = {name: Preset(f"{name}.", 16, {"model": f"of-{name}"}) for name in ("one", "two")}
+    trained, scored, rates = [], [], iter([(20.0, 30.0), (12.0, 25.0), (9.0, 40.0)])
+
+    def train(_title: str, _module: str, *words: object):
+        trained.append(dict(zip(map(str, words[::2]), words[1::2], strict=True)))
+        (tmp_path / str(trained[-1]["--preset"])).mkdir()
+        (tmp_path / str(trained[-1]["--preset"]) / "summary.json").write_text('{"step": 7, "loss": 1.5}')
+
+    def score(_title: str, settings: dict[str, object], *_words: object):
+        scored.append(settings)
+        normal, written = next(rates)
+        made = {"wer": written, "wer_normalised": normal, "cer": 5.0, "cer_normalised": 4.0, "clips": 9}
+        return made | {"normaliser": "none", "settings": {}, "data": {"index_sha256": "same"}}
+
+    monkeypatch.setattr("jax_train.presets.PRESETS", presets)
+    monkeypatch.setattr("jax_train.scoreboard.stage", train)
+    monkeypatch.setattr("jax_train.scoreboard.score_once", score)
+    config = ScoreboardConfig(tuple(presets), Path("shards"), tmp_path, model="mine", split="dev", test_split="quiz")
+    rows = scoreboard(config, ["--steps", "7"])
+    assert [(row["name"], row.get("steps"), row.get("loss")) for row in rows] == [
+        ("two", 7, 1.5), ("one", 7, 1.5), ("mine", None, None),
+    ]  # fmt: skip
+    assert [[words[f"--{name}"] for name in ("preset", "model", "split", "steps")] for words in trained] == [
+        ["one", "mine", "dev", "7"], ["two", "mine", "dev", "7"],
+    ]  # fmt: skip
+    assert [settings["split"] for settings in scored] == ["quiz"] * 3
+    assert [settings.get("run") for settings in scored] == [None, tmp_path / "one", tmp_path / "two"]
+    assert "| two | 9.00 | 40.00 | two. |\n" in (tmp_path / "scoreboard.md").read_text()
+
+
 @thorough
 def test_each_preset_is_trained_and_scored_once_and_all_stand_in_the_table(
     small_shards: Path, small_model_dir: Path, tmp_path: Path, capfd

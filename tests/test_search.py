@@ -1,6 +1,7 @@
 """Beams, timestamps, temperatures and scores of rows against Hugging Face's `generate`, on a small made model."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import GenerationConfig
 from transformers import WhisperConfig as TorchConfig
 
 from data.errors import UserError
+from jax_train.beam_search import OUT, Beams, State, _continued
 from jax_train.decode import BatchDecoder
 from jax_train.decoding_rules import DecodingRules
 from jax_train.fallback import Fallback, compression_ratio
@@ -87,6 +89,16 @@ def test_tokens_and_their_probabilities_are_hugging_faces(made, num_beams, times
     np.testing.assert_allclose(found.no_speech_B, [row.no_speech for row in wanted], atol=2e-6)
     assert len({len(row.tokens) for row in wanted}) > 2
     assert wanted[0].tokens[0] > NO_TIMESTAMPS or not timestamps
+
+
+@pytest.mark.parametrize(("probabilities", "finished"), [([0.6, 0.1, 0.3], OUT), ([0.3, 0.1, 0.6], np.log(0.6))])
+def test_an_end_counts_only_among_as_many_candidates_as_there_are_beams(probabilities, finished):
+    """One beam has two candidates; token 2 is the end. 1e-6: float32's logarithm."""
+    tokens, zero = jnp.full((1, 1, 4), 2), jnp.zeros((1, 1))
+    begun = State(jnp.int32(0), Beams(tokens, zero, zero), Beams(tokens, zero + OUT, zero), jnp.zeros(1, bool), [])
+    found = _continued(begun, jnp.log(jnp.array([probabilities])), rules=DecodingRules((), 2, (), (), 4, 0))
+    assert found.running.tokens_BXN[0, 0, 0] == 0
+    assert found.finished.score_BX.item() == pytest.approx(finished, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +191,13 @@ def test_first_tokens_are_drawn_as_often_as_their_probabilities_say(made, greedy
         [counts_V[group].sum() for group in groups if len(group)] for counts_V in (observed_V, expected_V)
     )
     assert chisquare(observed, np.array(expected) * (len(drawn) / sum(expected))).pvalue > 0.001
+
+
+def test_a_token_of_a_real_vocabulary_counts_as_two_bytes_in_hugging_faces_order(made):
+    """Tokens that are compressed to another length where their bytes stand the other way about."""
+    for tokens in ([300, 1, 300, 2] * 10, [5, 1280] * 3 + [9] * 40):
+        wanted = made[1]._retrieve_compression_ratio(torch.tensor(tokens), 51_865)
+        assert compression_ratio(tokens, 51_865) == wanted
 
 
 @pytest.mark.parametrize("temperatures", [(), (0.2,), (0.0, -0.2), (0.0, 0.0)])

@@ -11,7 +11,10 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
+from serving.gate import Gate
 from serving.uploaded import has_address
 from serving.words import ENGLISH, ITALIAN
 from tests.page_process import Page, free_port, running
@@ -128,3 +131,10 @@ def test_no_program_passes_the_queue_by(http: httpx.Client) -> None:
 )
 def test_an_address_is_found_wherever_a_file_may_stand(given: list[object], found: bool) -> None:
     assert has_address(given) == found
+
+
+@pytest.mark.parametrize("path", ["file=HTTPS://evil/x", "file/Ftp:x", "Proxy=https://evil", "Vibe-"])
+def test_what_is_closed_is_closed_in_capitals_too(path: str, tmp_path: Path) -> None:
+    client = TestClient(Gate(PlainTextResponse("served"), tmp_path, None))
+    assert client.get("/gradio_api/file=/tmp/x.mp3").text == "served"
+    assert client.get(f"/gradio_api/{path}").status_code == 403

@@ -57,6 +57,11 @@ def test_sound_that_starts_late_is_heard_late(tmp_path: Path, name: str, codec: 
     assert loud(film(tmp_path / name, codec, [(3.0, 2.0)])) == pytest.approx([3.0, 5.0], abs=0.15)
 
 
+def test_a_broadcast_that_is_silent_for_longer_than_a_leap_of_its_clock_is_heard_late(tmp_path: Path) -> None:
+    """0.3 s: as those below. Only between two sounds does such a leap mean that another clock has begun."""
+    assert loud(film(tmp_path / "film.ts", "mp2", [(12.0, 1.0)])) == pytest.approx([12.0, 13.0], abs=0.3)
+
+
 @pytest.mark.parametrize(("name", "codec"), KINDS)
 def test_what_follows_a_gap_keeps_its_time(tmp_path: Path, name: str, codec: str) -> None:
     path = film(tmp_path / name, codec, [(0.0, 1.0), (2.5, 1.0), (6.0, 1.0)])

@@ -70,6 +70,16 @@ def test_an_estimate_is_that_of_its_signals_and_none_for_no_words(tmp_path) -> N
     assert confidence.estimate(Signals(**asdict(SIGNALS) | {"hypothesis_words": 0.0})) == Estimate(0.0, False)
 
 
+def test_what_is_just_at_a_threshold_goes_left_and_is_trusted(tmp_path) -> None:
+    """One tree: even odds up to 30 dB, which the signals have, and bad ones above."""
+    node = {"feature": 0, "threshold": 30.0, "missing_left": False, "left": 1, "right": 2, "value": 0.0}
+    leaf = dict.fromkeys(node, 0) | {"feature": -1}
+    nodes = [node, leaf, leaf | {"value": -2.0}]
+    tree = {"features": [{"name": "snr_db"}], "baseline": 0.0, "roots": [0]}
+    tree["nodes"] = {name: [node[name] for node in nodes] for name in node}
+    assert read_confidence(write(tmp_path, SETTINGS | tree)).estimate(SIGNALS) == Estimate(0.5, True)
+
+
 def test_a_folder_without_the_file_has_no_confidence(tmp_path) -> None:
     assert read_confidence(tmp_path) is None
 

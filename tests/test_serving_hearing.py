@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving import hearing
 from serving.hearing import Options
 from serving.media import SAMPLE_RATE
 from serving.signals import Decoded
 from serving.transcribe import Transcriber
 from serving.vad import CHUNK
 from serving.vocabulary import Vocabulary, read_vocabulary
+from serving.windows import WINDOW, Window
 
 LOUD, PAUSE = 6, 4  # chunks of a word and after it: three words a second
 LOOK = 64  # samples
@@ -86,7 +88,8 @@ class ScriptedEngine:
             "one word to the end": self._sentence(start, end, said[:1]),
             "one word, not closed": self._sentence(start, end, said[:1])[:-1],
             "nothing": whole[:1],
-            "sparse in the middle": kept + self._sentence(sentences[half][0], end, sentences[half][2][:1]),
+            "sparse in the middle": self._sentence(*sentences[0])
+            + self._sentence(sentences[0][1], end, sentences[-1][2][:1]),
             "short, then nothing": self._sentence(start, start + 0.3, said[:1]),
         }[how]
 
@@ -97,14 +100,18 @@ class ScriptedEngine:
         return [zero + round(start / 0.02), *words, zero + round(end / 0.02)]
 
 
-def text_of(speech: Speech, vocabulary: Vocabulary, engine: ScriptedEngine) -> str:
-    """What the transcriber makes of it."""
+def transcriber_of(speech: Speech, vocabulary: Vocabulary, engine: ScriptedEngine) -> Transcriber:
     transcriber = Transcriber.__new__(Transcriber)
     transcriber.engine, transcriber.vocabulary = engine, vocabulary
-    transcriber.signals, transcriber.language = False, None
+    transcriber.signals, transcriber.language = False, "it"
     transcriber.features = lambda sounds, **_: SimpleNamespace(input_features=sounds)
     transcriber.voice_activity = lambda *_: speech.probability_C
-    return transcriber.transcribe_audio(speech.audio_N, Options("it")).text
+    return transcriber
+
+
+def text_of(speech: Speech, vocabulary: Vocabulary, engine: ScriptedEngine) -> str:
+    """What the transcriber makes of it."""
+    return transcriber_of(speech, vocabulary, engine).transcribe_audio(speech.audio_N).text
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +121,11 @@ def vocabulary(base_model_dir: Path) -> Vocabulary:
 
 FAILURES = {
     "stops": 2 * LEAST_REST,
-    "stops at one word": 3 * LEAST_SPARSE,
+    "stops at one word": 3 * LEAST_REST,
     "one word to the end": LEAST_SPARSE,
     "one word, not closed": LEAST_SPARSE,
     "nothing": LEAST_SPARSE,
-    "sparse in the middle": 3 * LEAST_SPARSE,
+    "sparse in the middle": LEAST_SPARSE + 5,
     "short, then nothing": LEAST_SPARSE,
 }
 """From how many words on it shows."""
@@ -129,6 +136,31 @@ def test_whatever_a_model_leaves_out_is_heard_again(vocabulary, how: str) -> Non
     speech = Speech(300, seed=1)
     engine = ScriptedEngine(speech, vocabulary, lambda count: how if count >= FAILURES[how] else "")
     assert text_of(speech, vocabulary, engine) == " ".join(speech.words)
+    assert how in engine.failed
+
+
+def test_a_short_sentence_before_much_speech_is_not_sparse(vocabulary) -> None:
+    """What counts is the speech within its own second."""
+    zero, (ciao,) = vocabulary.no_timestamps + 1, vocabulary.tokenizer.encode(" ci", add_special_tokens=False).ids
+    tokens = [zero, ciao, zero + 50, zero + 50, *[ciao] * 60, zero + 1500]
+    audio_N, probability_C = np.ones(WINDOW, np.float32), np.ones(WINDOW // CHUNK, np.float32)
+    speech = hearing.Speech(None, vocabulary, None, False, audio_N, probability_C, Options("it"), lambda: False)
+    assert speech._unheard(Window(((0, WINDOW),)), tokens) == (tokens, [])
+
+
+def test_what_is_done_is_told_window_by_window(vocabulary) -> None:
+    speech = Speech(300, seed=4)
+    transcriber = transcriber_of(speech, vocabulary, ScriptedEngine(speech, vocabulary, lambda _: ""))
+    done = [step.done for step in transcriber.stream(speech.audio_N)]
+    assert done == sorted(set(done))
+    assert done[1] <= 60.0 < done[-1] == speech.audio_N.size / SAMPLE_RATE
+
+
+def test_the_language_asked_for_comes_before_the_models_own(vocabulary) -> None:
+    transcriber = Transcriber.__new__(Transcriber)
+    transcriber.vocabulary, transcriber.language = vocabulary, "it"
+    first = [next(transcriber.stream(np.zeros(16_000, np.float32), Options(asked))) for asked in ("en", None)]
+    assert [step.language for step in first] == ["en", "it"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -166,3 +198,17 @@ def test_halves_that_say_less_than_the_whole_are_not_taken(vocabulary) -> None:
         speech, vocabulary, lambda count: "one word to the end" if count > 50 else "nothing" if count else ""
     )
     assert text_of(speech, vocabulary, engine) != ""
+
+
+def test_of_tries_that_all_repeat_themselves_the_one_that_does_so_least_is_kept(vocabulary) -> None:
+    said = [vocabulary.tokenizer.encode(" grazie" * n, add_special_tokens=False).ids for n in (60, 30, 90, 45, 60, 60)]
+    heated: list[float] = []
+
+    def write(_heard: object, _rows: object, _prompt: object, temperature: float, *_: object) -> list[Decoded]:
+        heated.append(temperature)
+        return [Decoded(said[len(heated) - 1])]
+
+    nothing_N, engine = np.zeros(1, np.float32), SimpleNamespace(write=write)
+    speech = hearing.Speech(engine, vocabulary, None, False, nothing_N, nothing_N, Options("it"), lambda: False)
+    assert speech.write(None, 1, "it") == [said[1]]
+    assert heated == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]

@@ -1,11 +1,15 @@
 """What is a link to one YouTube video, and what only looks like one."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from serving import links
 from serving.links import video_id
+from serving.media import LIMITS
 from serving.reach import Reach
-from serving.youtube import look_up
+from serving.youtube import _video, look_up
 
 ID = "dQw4w9WgXcQ"
 LINK = f"https://youtu.be/{ID}"
@@ -98,3 +102,24 @@ def test_what_is_no_link_to_a_video_is_refused_before_anything_is_asked(link: st
 def test_lists_and_channels_are_refused_as_such(link: str) -> None:
     with pytest.raises(links.PlaylistError, match="open one video"):
         look_up(link, reach=Reach(resolve=nobody))
+
+
+@pytest.mark.parametrize(
+    ("says", "kind"),
+    [
+        ({"id": "xxxxxxxxxxx"}, links.PlaylistError),
+        ({"_type": "playlist"}, links.PlaylistError),
+        ({"live_status": "is_upcoming"}, links.PremiereError),
+        ({"live_status": "is_live"}, links.LiveError),
+        ({"live_status": "post_live"}, links.LiveError),  # it is over, and not yet whole
+        ({"duration": None}, links.LiveError),
+        ({"duration": 7201}, links.LinkTooLongError),
+    ],
+)
+def test_only_the_one_video_that_was_asked_for_is_taken_and_only_when_it_is_whole(says, kind) -> None:
+    good = {"id": ID, "duration": 7200, "live_status": "was_live"}
+    youtube: Any = SimpleNamespace(extract_info=lambda *_, **__: dict(good))
+    assert _video(youtube, ID, LIMITS) == good
+    good |= says
+    with pytest.raises(kind):
+        _video(youtube, ID, LIMITS)

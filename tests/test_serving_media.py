@@ -204,6 +204,7 @@ def empty(folder: Path) -> Path:
         (junk, NotMediaError, "does not decode from the start"),
         (silent_video, NoSoundError, "has no audio track"),
         (lambda folder: wav(folder, np.zeros(0, np.float32)), NoSoundError, "empty"),
+        (lambda folder: wav(folder, np.zeros(159, np.float32)), NoSoundError, r"empty \(159 samples\)"),
         (lambda folder: wav(folder, np.full(4000, np.nan, np.float32)), NotMediaError, "not numbers"),
         (lambda folder: wav(folder, np.zeros(SAMPLE_RATE * 4, np.float32), "PCM_16"), TooLongError, "0.05 minutes"),
     ],

@@ -98,6 +98,7 @@ def test_a_name_of_youtubes_that_resolves_to_a_private_address_is_not_asked(addr
         ("::1", False),
         ("::ffff:10.0.0.1", False),
         ("2002:7f00:1::", False),
+        ("2001:0:808:808::f5ff:fffe", False),  # Teredo: 10.0.0.1 behind the server 8.8.8.8
         ("fc00::1", False),
         ("fe80::1", False),
         ("fec0::1", False),

@@ -15,7 +15,7 @@ from transformers.generation import (
 )
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
-from serving.alignment import _median, warp
+from serving.alignment import _median, token_times, warp
 from serving.rules import Rules
 from serving.segments import Finished, finished, sentences, split, words
 from serving.signals import compression
@@ -77,12 +77,22 @@ def test_the_way_through_the_attention_is_that_of_transformers() -> None:
     np.testing.assert_array_equal(_median(weights_HLS), want_HLS)
 
 
+def test_tokens_begin_where_the_attention_comes_to_them() -> None:
+    """Positions of 20 ms each: the first token is heard over ten of them, the second over thirty, the last over ten."""
+    weights_HLS = np.full((2, 3, 50), 0.01, np.float32)
+    for token, (start, end) in enumerate(((0, 10), (10, 40), (40, 50))):
+        weights_HLS[:, token, start:end] = 1.0
+    assert token_times(weights_HLS) == [0.0, 0.2, 0.8]
+
+
 def test_segments_end_at_their_timestamps_and_an_open_one_with_the_window(vocabulary) -> None:
     said = tokens(vocabulary, 0.0, " Ciao", 1.5, 2.0, " mondo", 4.0, 4.0, " e")
     got = [(start, end, vocabulary.text(words)) for start, end, words in split(said, vocabulary, 9.0)]
     assert got == [(0.0, 1.5, " Ciao"), (2.0, 4.0, " mondo"), (4.0, 9.0, " e")]
     assert [(s, e) for s, e, _ in split(tokens(vocabulary, " Ciao"), vocabulary, 3.0)] == [(0.0, 3.0)]
     assert [(s, e) for s, e, _ in split(tokens(vocabulary, 0.0, " Ciao", 3.4), vocabulary, 3.0)] == [(0.0, 3.0)]
+    beyond = split(tokens(vocabulary, 0.0, " Ciao", 1.0, 3.4, " mondo", 3.6), vocabulary, 3.0)
+    assert [(s, e) for s, e, _ in beyond] == [(0.0, 1.0), (3.0, 3.0)]
     assert split([], vocabulary, 3.0) == []
 
 
@@ -100,6 +110,8 @@ def test_what_the_model_left_open_or_nearly_empty_is_not_finished(vocabulary) ->
     said = [longer, whole, tokens(vocabulary, 0.0, " Ciao"), []]
     got = [finished(one, vocabulary, 9.5, lambda start, end: end - start) for one in said]
     assert got == [*[Finished(len(whole), 1.5, True)] * 2, *[Finished(0, 0.0, True)] * 2]
+    apart = tokens(vocabulary, 0.0, " Ciao", 1.5, 8.0, " Ciao", 9.5)  # what matters is the speech within a segment
+    assert finished(apart, vocabulary, 9.5, lambda start, end: end - start) == Finished(len(apart), 9.5, False)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +138,12 @@ def test_a_text_without_times_is_cut_at_the_ends_of_its_sentences(vocabulary, te
     found = sentences(said, vocabulary, spaced)
     assert [vocabulary.text(one).strip() for one in found] == wanted
     assert list(itertools.chain.from_iterable(found)) == said
+
+
+def test_a_text_that_ends_within_a_letter_keeps_all_its_tokens(vocabulary) -> None:
+    """Of a rare character of several tokens the last did not come."""
+    said = tokens(vocabulary, " Sì. È un 𓀀")[:-1]
+    assert list(itertools.chain.from_iterable(sentences(said, vocabulary, True))) == said
 
 
 def test_words_keep_their_punctuation_and_letters_of_several_tokens(vocabulary) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import httpx
@@ -189,6 +190,36 @@ def test_no_body_is_longer_than_there_is_room_for(behind_gate: TestClient, path:
     assert answer.status_code == status
     assert answer.text == (str(abs(size)) if status == 200 else answer.text)
     assert status != 507 or answer.text == "full: it"
+
+
+def test_an_upload_has_its_room_from_its_beginning_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "LARGEST_FOLDER", 1000)
+    scope = {"type": "http", "path": "/gradio_api/upload", "headers": [(b"content-length", b"600")]}
+    sent: list[int | None] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("status"))
+
+    async def check() -> None:
+        begun, ends = asyncio.Event(), asyncio.Event()
+
+        async def app(*_: Any) -> None:
+            if not begun.is_set():
+                begun.set()
+                await ends.wait()
+
+        guard: Any = Gate(app, tmp_path, lambda _: "full")
+        first = asyncio.create_task(guard(scope, None, send))
+        await begun.wait()
+        await guard(scope, None, send)
+        assert sent[:1] == [507]
+        ends.set()
+        await first
+        sent.clear()
+        await guard(scope, None, send)
+        assert sent == []
+
+    asyncio.run(check())
 
 
 def test_before_an_upload_is_taken_what_is_old_makes_room(

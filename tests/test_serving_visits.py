@@ -2,6 +2,7 @@
 markup of anybody's, a run's views from the first to the downloads, and its files gone afterwards."""
 
 import string
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,9 +17,9 @@ import soundfile
 
 import serving.youtube  # noqa: F401  its errors are subclasses of AudioError
 from serving import timeline
-from serving.errors import AudioError
+from serving.errors import AudioError, StoppedError
 from serving.media import SAMPLE_RATE
-from serving.transcribe import Options
+from serving.transcribe import Options, Progress
 from serving.transcript import Segment, Word
 from serving.visits import View, Visits
 from serving.wiring import _Presses
@@ -166,6 +167,12 @@ def test_a_session_that_leaves_stops_its_run_and_takes_its_download_along(visits
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
+def test_the_next_download_takes_the_place_of_the_one_before(visits: Visits, tmp_path: Path) -> None:
+    for _ in range(2):
+        *_, path = visits.fetch(ScriptedVideos.look_up(LINK), "someone", ENGLISH)
+    assert [path.parent] == list((tmp_path / "uploads").iterdir())
+
+
 def test_a_download_can_be_cancelled(visits: Visits) -> None:
     steps = visits.fetch(ScriptedVideos.look_up(LINK), "someone", ITALIAN)
     assert "Prelievo" in next(steps).status
@@ -206,6 +213,35 @@ def test_a_download_gives_up_once_its_visitor_has_begun_another_run(visits: Visi
     visits.begin("someone")
     assert list(under_way) == []
     assert list(visits.fetch(video, "someone", ENGLISH, first)) == []
+
+
+def test_a_program_that_ends_forgets_no_later_run_of_its_session(visits: Visits, tmp_path: Path, monkeypatch) -> None:
+    later: list[int] = []
+
+    def steps(*_: object) -> Iterator[Progress]:
+        later.append(visits.begin("program"))
+        raise StoppedError
+
+    monkeypatch.setattr(visits, "_steps", steps)
+    with pytest.raises(StoppedError):
+        visits.transcript(tmp_path, Options(), "program")
+    assert visits.is_last("program", later[0])
+
+
+def test_programs_without_a_session_do_not_stop_each_other(visits: Visits, tmp_path: Path, monkeypatch) -> None:
+    stops: list[threading.Event] = []
+
+    def steps(path: Path, options: Options, stop: threading.Event) -> Iterator[Progress]:
+        stops.append(stop)
+        if len(stops) == 1:
+            with pytest.raises(StoppedError):
+                visits.transcript(path, options, None)
+        raise StoppedError
+
+    monkeypatch.setattr(visits, "_steps", steps)
+    with pytest.raises(StoppedError):
+        visits.transcript(tmp_path, Options(), None)
+    assert [stop.is_set() for stop in stops] == [False, False]
 
 
 def test_what_was_found_before_a_run_was_stopped_can_be_downloaded(visits: Visits, tmp_path: Path) -> None:

@@ -94,6 +94,14 @@ def test_speech_without_end_is_cut_in_its_pause() -> None:
     assert pause.start * CHUNK <= first.end <= pause.stop * CHUNK
 
 
+def test_a_window_is_full_before_the_next_begins() -> None:
+    """A second of speech, a minute's silence, 29.5 s of speech: these do not fit beside it, but most of them do."""
+    probability_C = np.repeat(np.array([1.0, 0.0, 1.0], np.float32), (31, 1875, 922))
+    first, *_ = windows(np.ones(probability_C.size * CHUNK, np.float32), probability_C)
+    assert len(first.pieces) == 2
+    assert first.samples > WINDOW // 2
+
+
 def test_a_window_is_halved_at_its_join_or_its_deepest_dip() -> None:
     """12 s from 10 s on, with dips at 4 s and, outside the middle half, a deeper one at 10 s; then with a join."""
     probability_C = np.ones(60 * SAMPLE_RATE // CHUNK, np.float32)

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from data.errors import UserError
 from jax_train.checkpoints import Checkpoints, load_run
 from jax_train.gathering import gathering_layers, layer_of, whole_but_layers
 from jax_train.model import functional
 from jax_train.optimizer import make_optimizer
-from jax_train.sharding import data_mesh, specs, split_axis
+from jax_train.sharding import data_mesh, gathered, specs, split_axis
 from jax_train.step import make_train_step
 from jax_train.train import initial_state, train
 from jax_train.weights import load_model
@@ -56,6 +56,18 @@ def test_split_parameters_are_the_same_step_in_bfloat16(model_dir):
     config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
     whole, split = (steps(model_dir, dataclasses.replace(config, fsdp=fsdp), windows=8)[1:] for fsdp in (1, 2))
     assert [loss for _, loss in split] == pytest.approx([loss for _, loss in whole], rel=2e-4)
+
+
+def test_gradients_of_what_was_gathered_in_bfloat16_add_up_in_float32():
+    """1 and 2⁻⁹, of a device each: bfloat16 has eight bits, and would take 1 for their sum."""
+    lies = PartitionSpec("fsdp")
+
+    def gradient(own, weight):
+        return jax.grad(lambda own: (gathered(own, lies, jnp.bfloat16) * weight).astype(jnp.float32).sum())(own)
+
+    mesh = data_mesh(jax.devices()[:2], 2)
+    split = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=(lies, lies), out_specs=lies))
+    assert split(jnp.ones(2), jnp.asarray([1, 2**-9], jnp.bfloat16)).tolist() == [1 + 2**-9] * 2
 
 
 @pytest.mark.parametrize("remat", ["none", "feed_forward", "layers"])

@@ -91,12 +91,14 @@ def test_nemo_lines_give_parts_of_recordings(tmp_path):
             {"audio_filepath": "a.wav", "text": "Tutto", "duration": 4.0},
             {"audio_filepath": str(tmp_path / "a.wav"), "text": "Parte", "duration": 1.5, "offset": 2.0, "lang": None},
             {"audio_filepath": "a.wav", "text": "Inizio", "duration": 1, "offset": 0, "id": 3},
+            {"audio_filepath": "b.wav", "text": "Inizio", "duration": 1, "offset": 0},
         ],
     )
     split = read_split(path, "whatever")
     assert [(c.id, c.start, c.length, c.seconds) for c in split.clips] == [
         ("a.wav", 0.0, None, 4.0),
         ("a.wav@2.000", 2.0, 1.5, 1.5),
+        ("b.wav", 0.0, 1.0, 1.0),
     ]
     assert rejections(split) == [("a.wav", "listed twice", "train_manifest.json line 3")]
     whole_N, _ = decode(split.clips[0].audio.load())
@@ -116,9 +118,12 @@ def test_manifests_in_a_folder_are_splits_by_their_names(tmp_path, name):
 
 
 def test_lhotse_cuts_of_one_supervision_are_clips(tmp_path):
+    two_channels = [{"type": "file", "channels": [0, 1], "source": "a.wav"}]
     rows = [
         cut("a.wav"),
         cut("a.wav", start=0.5, duration=1.0),
+        cut("a.wav", duration=1.5, id="beginning"),
+        cut("a.wav", recording={"sources": two_channels, "duration": 2.0}),
         cut("a.wav", supervisions=[]),
         cut("a.wav", type="MixedCut"),
         cut("a.wav", recording=None),
@@ -130,9 +135,11 @@ def test_lhotse_cuts_of_one_supervision_are_clips(tmp_path):
     assert [(c.id, c.sentence, c.speaker, c.start, c.length, c.seconds) for c in split.clips] == [
         ("cut-0.0", "Ciao.", "anna", 0.0, None, 2.0),
         ("cut-0.5", "Ciao.", "anna", 0.5, 1.0, 1.0),
+        ("beginning", "Ciao.", "anna", 0.0, 1.5, 1.5),
     ]
     assert [row.reason for row in split.rejected] == [
-        "not one utterance", "not a MonoCut", "incomplete row", "path leaves the corpus folder"
+        "one of several channels", "not one utterance", "not a MonoCut", "incomplete row",
+        "path leaves the corpus folder",
     ]  # fmt: skip
 
 

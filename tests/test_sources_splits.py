@@ -50,6 +50,16 @@ def test_splits_merge_in_the_order_given_and_validation_is_dev(corpus):
     assert ids(corpus, "test[:1]+dev[-2:]+train[:1]") == ["c0", "b3", "b4", "a00"]
 
 
+def test_of_merged_splits_the_language_is_theirs_if_they_have_one_and_no_rejected_row_is_lost(corpus):
+    assert read_split(corpus, "train+dev").language == "it"
+    with (corpus / "dev.tsv").open("a") as file:
+        file.write("t9\tsub/b9.mp3\tCiao.\tit\n")
+    (corpus / "test.tsv").write_text((corpus / "test.tsv").read_text().replace("\tit", "\tde"))
+    merged = read_split(corpus, "train+dev+test")
+    assert merged.language is None
+    assert [(row.id, row.reason) for row in merged.rejected] == [("sub/b9.mp3", "path is not a file name")]
+
+
 def test_a_clip_that_comes_twice_is_taken_once(corpus):
     split = read_split(corpus, "train[:4]+train[2:5]+dev")
     assert [clip.id[:3] for clip in split.clips[:5]] == ["a00", "a01", "a02", "a03", "a04"]

@@ -1,5 +1,7 @@
 """SpecAugment: as much is masked as in Hugging Face's, on speech alone, the same on any number of devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +97,17 @@ def test_masked_places_become_0_as_in_hugging_face_and_all_others_stay():
     )  # fmt: skip
     theirs = WhisperModel(config).train()._mask_input_features(torch.ones(1, 16, 3000))
     assert set(theirs.unique().tolist()) == {0.0, 1.0}
+
+
+def test_frames_and_bins_have_their_own_least_number_of_masks():
+    """Two spans of five bins may overlap but not coincide: 6 to 10 bins, and of the frames none."""
+    least = SpecAugment(mask_time_prob=1e-6, mask_time_min_masks=0, mask_feature_prob=1e-6, mask_feature_min_masks=2)
+    least = dataclasses.replace(least, mask_feature_length=5)
+    masked = np.asarray(spec_augment(windows(2), jnp.asarray([700, 700]), window_keys(0, 0, jnp.arange(2)), least)) == 0
+    bins = masked.all(1).sum(1)
+    assert bins.min() >= 6
+    assert bins.max() <= 10
+    assert masked.sum() == 700 * bins.sum()
 
 
 def test_a_window_without_speech_or_a_setting_of_0_changes_nothing():

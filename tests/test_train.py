@@ -25,7 +25,7 @@ from jax_train.runlog import read_rows
 from jax_train.step import restore
 from jax_train.train import train
 from jax_train.weights import load_model
-from jax_train.windows import Prompt, Window
+from jax_train.windows import Prompt, Window, plan_epoch
 from tests.power_cut import train_until_power_cut
 from tests.torch_reference import torch_loss
 
@@ -138,8 +138,20 @@ def test_epochs_are_counted_in_passes_over_the_clips(config):
     for epochs in (1.0, 1.5, 3.0):
         plan = plan_run(index, dataclasses.replace(config, batch_size=8, steps=0, epochs=epochs, windows="padded"))
         assert plan.steps == round(epochs * 5)  # 40 clips, eight a batch
-    rows = np.concatenate([plan.rows_of_step(step) for step in range(5)])
-    assert sorted(index["id"][rows]) == sorted(set(index["id"]))
+    for first in (0, 5, 10):
+        rows = np.concatenate([plan.rows_of_step(step) for step in range(first, first + 5)])
+        assert sorted(index["id"][rows]) == sorted(set(index["id"]))
+
+
+def test_a_runs_windows_are_those_of_its_seed_and_shares(config):
+    index = Shards.open(config.shards, "train").index
+    shares = {"windows": "packed", "timestamps": 0.5, "single": 0.5}
+    plan = plan_run(index, dataclasses.replace(config, seed=3, steps=0, epochs=2.0, prompt_share=0.5, **shares))
+    for epoch, got in enumerate(plan.epochs):
+        want = plan_epoch(index, seed=3, epoch=epoch, prompts=0.5, max_tokens=plan.label_length, **shares)
+        assert [rows.tolist() for rows in got.rows] == [rows.tolist() for rows in want.rows]
+        assert got.timestamps.tolist() == want.timestamps.tolist()
+        assert got.prompted.tolist() == want.prompted.tolist()
 
 
 def test_two_processes_split_the_same_global_batches(config, small_model_dir):

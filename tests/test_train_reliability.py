@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -284,16 +285,20 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_stops_or_goes_on(setup, 
     gc.collect()
 
 
-def test_minutes_make_a_checkpoint_due_before_the_steps_do(setup, tmp_path):
-    config = dataclasses.replace(setup, run=tmp_path, save_steps=1000, save_minutes=0.02)
+def test_minutes_make_a_checkpoint_due_before_the_steps_do(setup, tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("jax_train.saving.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    config = dataclasses.replace(setup, run=tmp_path, save_steps=1000, save_minutes=2)
     with Checkpoints(tmp_path, keep=9) as checkpoints, RunLog(tmp_path, 0, 4) as log:
         saving = Saving(config, checkpoints, log, first=0)
+        clock[0] = 119.0
         saving.save_if_due(small_state(1), Position(), 1, False, saving.wish())
-        time.sleep(1.3)
+        clock[0] = 120.0
         saving.save_if_due(small_state(2), Position(), 2, False, wish := saving.wish())
         saving.save_if_due(small_state(3), Position(), 3, False, wish)  # another process was late to hear of it
-        saving.save_if_due(small_state(4), Position(), 4, always=True)
-    assert steps_in(tmp_path / "checkpoints") == [2, 4]
+        saving.save_if_due(small_state(4), Position(), 4, False, saving.wish())  # minutes count from the last one
+        saving.save_if_due(small_state(5), Position(), 5, always=True)
+    assert steps_in(tmp_path / "checkpoints") == [2, 5]
 
 
 @pytest.mark.usefixtures("two_devices")

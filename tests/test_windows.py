@@ -92,6 +92,13 @@ def test_no_window_holds_more_than_thirty_seconds_or_the_decoders_tokens():
         assert (index["tokens"][rows] + 2).sum() + 3 <= 448
 
 
+def test_clips_of_whole_timestamps_fill_a_window_to_its_last_frame():
+    """999 frames take 1000, and three times that is a window."""
+    index = {"id": np.array(list("abcdef")), "copy": np.zeros(6, int), "frames": np.full(6, 999), "tokens": np.ones(6)}
+    assert [len(rows) for rows in plan_epoch(index, seed=0, epoch=0, windows="packed").rows] == [3, 3]
+    assert slot_frames(np.array([1, 999, 1000, 2999, 3000])).tolist() == [2, 1000, 1000, 3000, 3000]
+
+
 @pytest.mark.parametrize("lengths", [common_voice_like_index, normal_index])
 @pytest.mark.parametrize("single", [0.0, 0.1])
 def test_packing_fills_97_percent_of_the_frames_at_common_voices_lengths(lengths, single):
