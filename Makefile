@@ -173,7 +173,7 @@ rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 
 # One thread for each of PyTorch's processes: several with two each, on two cores, wait for each other's threads.
-# No large pages: small models touch little of each, and clearing them was a fifth of the tests' processor time.
+# No large pages: small models touch little of each, and clearing them was a fifth of some tests' processor time.
 test: environments  ## run all tests (about half an hour; ARGS="-k name" for some)
 	@env -u GLIBC_TUNABLES OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

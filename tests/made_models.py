@@ -28,7 +28,8 @@ from jax_train.weights import load_model, to_torch_tensors
 END_OF_TEXT, YUE = 50_257, 50_358
 FEW_WORDS = 4000
 """The text tokens of a model of few words, and so its <|endoftext|>: the first 256 are bytes, any text can be said."""
-ENGLISH = {"is_multilingual": False, "lang_to_id": None, "task_to_id": None}
+OTHER_LAYERS = {"alignment_heads": None}  # base's
+ENGLISH = OTHER_LAYERS | {"is_multilingual": False, "lang_to_id": None, "task_to_id": None}
 SIZES = {"d_model": 64, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256}
 SIZES |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
 
@@ -36,13 +37,13 @@ SIZES |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
 def english_only(base: Path, folder: Path) -> Path:
     """A small model of English alone, with 51,864 tokens."""
     sizes = SIZES | {"encoder_layers": 1, "decoder_layers": 1, "vocab_size": 51_864}
-    return _random_weights(_shifted(base, folder, END_OF_TEXT, -1, sizes, ENGLISH))
+    return random_weights(_shifted(base, folder, END_OF_TEXT, -1, sizes, ENGLISH))
 
 
 def like_large_v3(base: Path, folder: Path) -> Path:
     """A small model with large-v3's 51,866 tokens and 128 mel bins, and fewer layers in the decoder, as turbo has."""
     sizes = SIZES | {"encoder_layers": 6, "decoder_layers": 4, "vocab_size": 51_866, "num_mel_bins": 128}
-    return _random_weights(_shifted(base, folder, YUE, 1, sizes, {}))
+    return random_weights(_shifted(base, folder, YUE, 1, sizes, OTHER_LAYERS))
 
 
 def of_few_words(base: Path, folder: Path, sizes: dict[str, int]) -> Path:
@@ -51,7 +52,8 @@ def of_few_words(base: Path, folder: Path, sizes: dict[str, int]) -> Path:
     return _shifted(base, folder, END_OF_TEXT, by, sizes | {"vocab_size": 51_865 + by}, {})
 
 
-def _random_weights(folder: Path) -> Path:
+def random_weights(folder: Path) -> Path:
+    """The folder, with weights of the sizes that its config.json says."""
     model = Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0))
     save_file(to_torch_tensors(nnx.state(model)), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -74,7 +76,6 @@ def _shifted(base: Path, folder: Path, first: int, by: int, sizes: dict[str, int
     copy_small_files(base, folder)
     for name, more in {"config.json": sizes, "generation_config.json": generation}.items():
         settings = moved(_read(folder / name)) | more
-        settings.pop("alignment_heads", None)  # of base's layers
         write_json(folder / name, {key: value for key, value in settings.items() if value is not None})
     tokenizer = _read(folder / "tokenizer.json")
     if by < 0:

@@ -9,23 +9,21 @@ import librosa
 import numpy as np
 import pytest
 from faster_whisper import WhisperModel
-from flax import nnx
 from pywhispercpp.model import Model
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from data.errors import UserError
 from jax_train.checkpoints import copy_small_files
-from jax_train.config import WhisperConfig
 from jax_train.decoding_rules import DecodingRules
 from jax_train.ggml import openai_name, vocabulary, write_ggml
-from jax_train.model import Whisper
 from jax_train.other_formats import convert
 from jax_train.proof import NEW_TOKENS, noise_windows, prove
-from jax_train.weights import load_model, to_torch_tensors
+from jax_train.weights import load_model
 from serving import to_ctranslate2
 from serving.media import load_audio
 from serving.transcribe import Transcriber
+from tests.made_models import random_weights
 
 CLEAR = (
     "Informazione riguardo la tua ultima chiamata.",
@@ -64,9 +62,7 @@ def proportioned(many_words_model_dir, tmp_path_factory):
     copy_small_files(many_words_model_dir, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}))
-    model = Whisper(WhisperConfig.from_folder(folder), rngs=nnx.Rngs(0))
-    save_file(to_torch_tensors(nnx.state(model)), folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return random_weights(folder)
 
 
 @pytest.mark.parametrize(("dtype", "compute_type", "megabytes"), [("float16", "float32", 145), ("int8", "int8", 76)])

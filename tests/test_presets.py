@@ -1,6 +1,7 @@
 """Presets: each resolves, options override it, and other attention heads reach evaluation and export."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +135,7 @@ def test_a_lab_run_with_other_heads_is_evaluated_and_exported_with_them(small_mo
         np.testing.assert_allclose(value, start[name], atol=2.1e-3, rtol=0)
     assert export(ExportConfig(config.run, tmp_path / "model"))["step"] == 2  # PyTorch's logits are those of 4 heads
     assert HuggingFaceConfig.from_pretrained(tmp_path / "model").encoder_attention_heads == 4
+    assert "alignment_heads" not in json.loads((tmp_path / "model" / "generation_config.json").read_text())
     with pytest.raises(UserError, match="attention_heads 4 → 0"):
         train(dataclasses.replace(config, attention_heads=0))
 
