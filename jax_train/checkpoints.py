@@ -15,9 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
 from data.errors import UserError
@@ -36,6 +34,7 @@ from jax_train.config import WhisperConfig
 from jax_train.lora import apart, init, merge
 from jax_train.model import Params, Whisper, functional
 from jax_train.optimizer import trained
+from jax_train.processes import of_all_processes
 from jax_train.run_settings import read_settings
 from jax_train.runlog import read_rows, wer_by_step, write_json
 from jax_train.step import TrainState
@@ -141,8 +140,7 @@ class Checkpoints:
                     whole = step
                     break
                 damaged[step] = wrong
-        if jax.process_count() > 1:
-            whole = int(multihost_utils.broadcast_one_to_all(np.int64(whole)))
+        whole = int(of_all_processes(whole)[0].item())
         if not whole:
             found = "; ".join(f"step {step}: {wrong}" for step, wrong in damaged.items())
             raise UserError(f"{self._folder}: no whole checkpoint ({found}); give another RUN to train anew")

@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from data.errors import UserError
 from jax_train.config import TrainConfig
-from jax_train.sharding import EVERYWHERE, WINDOWS
+from jax_train.sharding import EVERYWHERE, WINDOWS, data_mesh
 
 
 def join_processes(config: TrainConfig) -> None:
@@ -34,11 +33,18 @@ def join_processes(config: TrainConfig) -> None:
 
 
 def of_all_processes(*numbers: float) -> np.ndarray:
-    """What each process of the run gives, bit for bit: a float64 row each. Waits for all that the devices are doing."""
+    """What each process of the run gives, bit for bit: a float64 row each. Waits for all that the devices are doing.
+
+    For each device of this process: what waits for the first alone can end the process while another still connects
+    (`multihost_utils.process_allgather` on a CPU; the process that connects then waits for ever).
+    """
     own = np.asarray(numbers, np.float64)
     if jax.process_count() == 1:
         return own[None]
-    return np.asarray(multihost_utils.process_allgather(own.view(np.uint8))).view(np.float64)
+    mesh = data_mesh()
+    of_all = _gathering(NamedSharding(mesh, EVERYWHERE))(_row_of_each_device(own.view(np.uint8), mesh))
+    bytes_DN = np.asarray(jax.block_until_ready(of_all).addressable_data(0))
+    return bytes_DN[:: jax.local_device_count()].view(np.float64)
 
 
 def in_any_process(flag: bool) -> bool:
@@ -54,7 +60,7 @@ class Wishes:
     """
 
     def __init__(self, mesh: Mesh, overlapping: bool) -> None:
-        self._rows, self._overlapping = NamedSharding(mesh, WINDOWS), overlapping
+        self._mesh, self._overlapping = mesh, overlapping
         self._largest = jax.jit(lambda wished: wished.max(0), out_shardings=NamedSharding(mesh, EVERYWHERE))
         self._before: jax.Array | None = None
 
@@ -62,10 +68,15 @@ class Wishes:
         """The largest of each number wished, after this process's own wishes; every process has to call it."""
         if jax.process_count() == 1:
             return list(wished)
-        own = np.tile(np.asarray(wished, np.int32), (jax.local_device_count(), 1))
-        new = self._largest(jax.make_array_from_process_local_data(self._rows, own))
+        new = self._largest(_row_of_each_device(np.asarray(wished, np.int32), self._mesh))
         answer, self._before = self._before if self._overlapping else new, new
         return [0] * len(wished) if answer is None else np.asarray(answer.addressable_data(0)).tolist()
+
+
+def _row_of_each_device(own: np.ndarray, mesh: Mesh) -> jax.Array:
+    """What this process gives, on each of its devices, as one array of all devices' rows in the mesh's order."""
+    rows = np.tile(own, (jax.local_device_count(), 1))
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, WINDOWS), rows)
 
 
 def whole(array: jax.Array) -> jax.Array:

@@ -57,8 +57,13 @@ def python(arguments: list[str], devices: int) -> subprocess.Popen[str]:
 
 
 def ended(processes: list[subprocess.Popen[str]], seconds: float = 300) -> list[subprocess.CompletedProcess[str]]:
-    """The processes at their end."""
-    outputs = [process.communicate(timeout=seconds) for process in processes]
+    """The processes at their end; none is left behind if one does not end."""
+    try:
+        outputs = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            with process:  # which waits for it and closes its pipes
+                process.kill()
     return [
         subprocess.CompletedProcess(process.args, process.returncode, *output)
         for process, output in zip(processes, outputs, strict=True)
