@@ -1,17 +1,10 @@
-"""A day's features: partitions whole or not there, tables that say what they hold, recordings, replay of older days.
+"""A day's features: partitions whole or not there, tables that say what they hold, bad input that leaves nothing."""
 
-Festival is a stand-in that speaks tones (its own voices: test_daily_speech.py); the shards are the featurizer's own.
-"""
-
-import hashlib
-import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,99 +12,40 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from daily import features as features_module
 from daily import takes as takes_module
 from daily.features import FeaturesConfig, make_features
 from daily.lock import LockedError, locked
-from daily.replay import mix
-from daily.sentences import SENTENCES, is_held_back, key, read_sentences
-from daily.store import Store, connect, open_store
+from daily.sentences import is_held_back, key
+from daily.store import open_store
 from daily.takes import Take, take_id, write_takes
 from data.errors import UserError
-from data.records import Shards, encode
-from data.shard_jobs import ShardJob, write_shard
+from data.records import Shards
 from data.snr import snr_db
 from data.verify import VerifyConfig, verify
-from tests.festival import path_with_stand_in
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-DAY = "2026-11-23"
-NEXT = "2026-11-24"
+from tests.conftest import REPOSITORY
+from tests.made_features import DAY, NEXT, metadata_folder, small_day, table, tree, use_stand_ins
 
 
 @pytest.fixture(scope="module")
-def corpus(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips of the sample corpus's train split and three of its test split."""
-    folder = tmp_path_factory.mktemp("corpus") / "it"
-    (folder / "clips").mkdir(parents=True)
-    for split, clips in (("train", 4), ("test", 3)):
-        lines = (sample_corpus / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[: 1 + clips]
-        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        for line in lines[1:]:
-            shutil.copy(sample_corpus / "clips" / line.split("\t")[1], folder / "clips")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sentences_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every twentieth sentence of the list: enough to draw from."""
-    path = tmp_path_factory.mktemp("sentences") / "sentences.txt"
-    path.write_text("\n".join(read_sentences(SENTENCES["it"])[::20]), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the featurizer reads of a Whisper: mel bins, and a tokenizer (of bytes, which is parsed in no time)."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "config.json").write_text('{"model_type": "whisper", "num_mel_bins": 80}')
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.add_special_tokens(["<|it|>", "<|de|>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+def made(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> FeaturesConfig:
+    return small_day(sample_corpus, tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
-def config(corpus: Path, sentences_file: Path, model_dir: Path, tmp_path: Path) -> FeaturesConfig:
-    return FeaturesConfig(
-        store=tmp_path / "store",
-        day=DAY,
-        model=str(model_dir),
-        corpus=str(corpus),
-        sentences=sentences_file,
-        clips=5,
-        test_clips=4,
-    )
+def corpus(made: FeaturesConfig) -> Path:
+    return Path(made.corpus)
+
+
+@pytest.fixture
+def config(made: FeaturesConfig, tmp_path: Path) -> FeaturesConfig:
+    return replace(made, store=tmp_path / "store")
 
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Festival as tones, and shards written by this process: starting others is the featurizer's, tested there."""
-
-    def in_this_process(jobs: dict[int, ShardJob], *_: Any) -> Iterator[tuple[int, Any]]:
-        for number, job in jobs.items():
-            yield number, write_shard(job, lambda *_: None)
-
-    monkeypatch.setattr("data.featurize.run_in_processes", in_this_process)
-    monkeypatch.setenv("PATH", path_with_stand_in())
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """The checksum of every file but the featurizer's note of its speed."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "timing.json"
-    }
-
-
-def table(store: Store, view: str = "features") -> list[dict[str, Any]]:
-    with connect(store) as connection:
-        return connection.sql(f"from {view} order by id").to_arrow_table().to_pylist()
+    use_stand_ins(monkeypatch)
 
 
 def test_a_machine_without_festival_is_told_what_to_install(
@@ -287,105 +221,10 @@ def test_a_disk_that_is_full_when_a_clip_is_written_is_one_line(
     assert open_store(config.store).days() == [DAY]
 
 
-def metadata_folder(folder: Path, clips: list[tuple[Path, str]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for path, _ in clips:
-        shutil.copy(path, folder)
-    lines = [f'{path.name},"{sentence}"' for path, sentence in clips]
-    (folder / "metadata.csv").write_text("\n".join(["file_name,sentence", *lines]) + "\n", encoding="utf-8")
-    return folder
-
-
-def test_recordings_are_taken_in_the_same_way_and_none_twice(
-    config: FeaturesConfig, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The first day is given a new recording and one of the guard's; the next that new one again, another that says a
-    sentence of the guard, one that says one of the test split, one that is no sound, and a third one."""
-    listed = {split: (corpus / f"{split}.tsv").read_text(encoding="utf-8").splitlines() for split in ("train", "test")}
-    guard = listed["test"][1].split("\t")
-    paths = sorted(corpus / "clips" / line.split("\t")[1] for line in listed["train"][1:])
-    new = [(path, f"Frase mai detta {number}.") for number, path in enumerate(paths)]
-    folder = tmp_path / "new"
-    config = replace(config, recorded=str(metadata_folder(folder, [*new[:1], (corpus / "clips" / guard[1], "Altro.")])))
-    make_features(config)
-    assert "left out 1 × taken before" in capsys.readouterr().out
-    broken = tmp_path / "broken.mp3"
-    broken.write_text("no sound")
-    (config.store / "clips" / "my notes").mkdir()
-    (config.store / "clips" / "notes.txt").touch()
-    (tested, *_) = (row["sentence"] for row in table(open_store(config.store), "fixed") if row["day"] == "test")
-    reserved = [(new[3][0], guard[2].upper()), (new[2][0], tested)]
-    metadata_folder(folder, [*new[:1], *reserved, (broken, "Rotta."), *new[1:2]])
-    capsys.readouterr()
-    make_features(replace(config, day=NEXT, clips=0, recorded=str(folder)))
-    out = capsys.readouterr().out
-    for line in ("1 × taken before", "2 × its sentence is in the test or guard split", "1 × does not decode"):
-        assert f"{folder}: left out {line}" in out
-    store = open_store(config.store)
-    taken = [row for row in table(store) if row["source"] == "recorded"]
-    assert [(row["id"], row["sentence"]) for row in taken] == [
-        (take_id(DAY, 5), "Frase mai detta 0."),
-        (take_id(NEXT, 0), "Frase mai detta 1."),
-    ]
-    assert all(row["recipe"] == "none" for row in taken)
-
-
-def of_train(corpus: Path) -> list[Path]:
-    """The corpus's recordings that are not the guard's."""
-    lines = (corpus / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return [corpus / "clips" / line.split("\t")[1] for line in lines]
-
-
-def test_recordings_that_cannot_be_used_are_left_out_and_do_not_stop_the_day(
-    config: FeaturesConfig, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Of four, one has more text than the decoder takes, and one is another's sound in another file."""
-    one, two, three, _ = of_train(corpus)
-    audio_N, rate = soundfile.read(one, dtype="float32")
-    for number in range(2):  # the same samples, another header
-        soundfile.write(tmp_path / f"same-{number}.wav", audio_N, rate, format=("WAV", "WAVEX")[number])
-    said = [(tmp_path / "same-0.wav", "Uno."), (tmp_path / "same-1.wav", "Due."), (two, "parola " * 500)]
-    folder = metadata_folder(tmp_path / "new", [*said, (three, "Quattro.")])
-    make_features(replace(config, clips=0, recorded=str(folder)))
-    assert [row["sentence"] for row in table(open_store(config.store))] == ["Uno.", "Quattro."]
-    out = capsys.readouterr().out
-    assert "left out: 1 × more than 443 tokens" in out
-    assert "left out: 1 × same audio as another clip" in out
-
-
-def test_a_day_of_unusable_recordings_alone_is_a_quiet_one(
-    config: FeaturesConfig, corpus: Path, tmp_path: Path
-) -> None:
-    folder = metadata_folder(tmp_path / "new", [(of_train(corpus)[0], "parola " * 500)])
-    for _ in range(2):
-        make_features(replace(config, clips=0, recorded=str(folder)))
-    assert open_store(config.store).is_quiet(DAY)
-
-
 def test_a_day_without_anything_to_take_from_is_an_error_and_leaves_nothing(config: FeaturesConfig) -> None:
     with pytest.raises(UserError, match="2026-11-23 would be empty"):
         make_features(replace(config, clips=0))
     assert not list((config.store / "clips").glob("*2026*"))
-
-
-def test_a_day_with_nothing_new_among_the_recordings_is_quiet_and_replayed_by_none(
-    config: FeaturesConfig, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    new = metadata_folder(tmp_path / "new", [(of_train(corpus)[0], "Frase nuova.")])
-    config = replace(config, clips=0, recorded=str(new))
-    make_features(config)
-    make_features(replace(config, day=NEXT))
-    assert f"{NEXT}: nothing new\n" in capsys.readouterr().out
-    make_features(replace(config, day=NEXT))
-    assert f"{NEXT} is in {config.store} already, nothing new; nothing to do\n" in capsys.readouterr().out
-    store = open_store(config.store)
-    assert (store.is_quiet(DAY), store.is_quiet(NEXT), store.days()) == (False, True, [DAY, NEXT])
-    assert [row["day"] for row in table(store)] == [DAY]
-    assert not (store.shards / NEXT).exists()
-    make_features(replace(config, day="2026-11-25", clips=2, recorded=None))
-    hear(store, DAY, NEXT)
-    mixed = Shards.open(mix(store, "2026-11-25"), "train-2026-11-25")
-    assert mixed.manifest["days"] == {"2026-11-25": 2, DAY: 1}
 
 
 @pytest.mark.parametrize(
@@ -449,99 +288,3 @@ def test_two_runs_never_write_one_store_at_once(config: FeaturesConfig, monkeypa
     monkeypatch.setattr(features_module, "_featurize", second)
     with pytest.raises(KilledError):
         make_features(config)
-
-
-def hear(store: Store, *days: str) -> None:
-    """What the champion heard on `days`, as far as a mixture looks at it."""
-    for day in days:
-        store.predictions(day).parent.mkdir(exist_ok=True)
-        store.predictions(day).touch()
-
-
-def test_a_mixture_holds_the_day_and_a_sample_of_older_days_record_for_record(
-    config: FeaturesConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    days = ["2026-11-21", "2026-11-22", DAY, NEXT]
-    for day in days:
-        make_features(replace(config, day=day))
-    store = open_store(config.store)
-    hear(store, *days)
-    sync, synced = os.fsync, set[int]()
-
-    def spied(file: int) -> None:
-        synced.add(os.fstat(file).st_ino)
-        sync(file)
-
-    monkeypatch.setattr(os, "fsync", spied)
-    shards = mix(store, DAY, replay=1.4)
-    assert {path.stat().st_ino for path in (shards / f"train-{DAY}").iterdir()} <= synced
-    assert shards == store.run(DAY) / "shards"
-    verify(VerifyConfig(str(shards)))
-    mixed = Shards.open(shards, f"train-{DAY}")
-    found = Counter(str(clip_id)[:10] for clip_id in mixed.index["id"])
-    assert found[DAY] == 5
-    assert found["2026-11-21"] + found["2026-11-22"] == 7 == len(mixed) - 5
-    assert len(set(mixed.index["id"])) == len(mixed)
-    assert mixed.manifest["days"] == dict(found)
-    for position in range(len(mixed)):
-        record = mixed[position]
-        source = Shards.open(store.shards, record.id[:10])
-        (at,) = np.flatnonzero(source.index["id"] == record.id)
-        assert encode(record) == encode(source[int(at)])
-
-
-def test_a_mixture_is_made_once_and_drawn_by_the_seed(config: FeaturesConfig) -> None:
-    for day in ("2026-11-21", "2026-11-22", DAY):
-        make_features(replace(config, day=day, clips=8))
-    store = open_store(config.store)
-    hear(store, "2026-11-21", "2026-11-22")
-    before = tree(mix(store, DAY, replay=0.5))
-    assert tree(mix(store, DAY, replay=0.5)) == before
-    with pytest.raises(UserError, match=r"holds another mixture \(replay is 0.5 there, 1.0 asked"):
-        mix(store, DAY, replay=1.0)
-    shutil.rmtree(store.run(DAY))
-    assert tree(mix(store, DAY, replay=0.5)) == before
-    shutil.rmtree(store.run(DAY))
-    assert tree(mix(store, DAY, replay=0.5, seed=1)) != before
-
-
-def test_a_mixture_is_kept_when_an_earlier_day_comes_later_and_when_the_store_is_moved(config: FeaturesConfig) -> None:
-    make_features(config)
-    mixture = tree(mix(open_store(config.store), DAY))
-    make_features(replace(config, day="2026-11-22"))  # made up for
-    hear(open_store(config.store), "2026-11-22")
-    moved = config.store.rename(config.store.with_name("moved"))
-    assert tree(mix(open_store(moved), DAY)) == mixture
-
-
-def test_a_day_that_was_not_heard_is_not_replayed(config: FeaturesConfig) -> None:
-    """Such as one beyond the window of days that the loop makes up for."""
-    for day in ("2026-11-21", "2026-11-22", DAY):
-        make_features(replace(config, day=day))
-    store = open_store(config.store)
-    hear(store, "2026-11-22")
-    assert Shards.open(mix(store, DAY, replay=100), f"train-{DAY}").manifest["days"] == {DAY: 5, "2026-11-22": 5}
-
-
-def test_the_first_day_is_mixed_with_nothing_and_more_than_there_is_gives_all(config: FeaturesConfig) -> None:
-    for day in (DAY, NEXT):
-        make_features(replace(config, day=day))
-    store = open_store(config.store)
-    hear(store, DAY)
-    assert len(Shards.open(mix(store, DAY), f"train-{DAY}")) == 5
-    assert len(Shards.open(mix(store, NEXT, replay=100), f"train-{NEXT}")) == 10
-
-
-def test_days_of_other_features_are_not_mixed(config: FeaturesConfig) -> None:
-    for day in (DAY, NEXT):
-        make_features(replace(config, day=day))
-    store = open_store(config.store)
-    hear(store, DAY)
-    manifest = store.shards / DAY / "manifest.json"
-    changed = json.loads(manifest.read_text()) | {"tokenizer_sha256": "0"}
-    manifest.write_text(json.dumps(changed))
-    with pytest.raises(UserError, match="cannot be mixed with 2026-11-24"):
-        mix(store, NEXT)
-    assert not (store.run(NEXT) / "shards" / f"train-{NEXT}").exists()
-    with pytest.raises(UserError, match="has no split '2026-11-25'"):
-        mix(store, "2026-11-25")
