@@ -1,4 +1,4 @@
-"""Shared fixtures: strict JAX, the sample corpus, real Whisper base, and a small Whisper with its shards.
+"""Shared fixtures: strict JAX, the sample corpus, real Whisper base, a small one with its shards, an empty registry.
 
 Servers and browsers are imported where they are asked for: a GPU's machine that has pytest and the libraries of
 training can run the tests of numerics.
@@ -170,6 +170,17 @@ def shards_of(corpus: Path, model: Path, shards: Path) -> Path:
     for split, clips in (("train", 40), ("test", 4)):
         featurize(FeaturizeConfig(corpus, shards, str(model), split=split, limit=clips, workers=1))
     return shards
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, to be copied elsewhere, whose registry has its tables: making them takes seconds."""
+    from daily.registry import open_registry
+
+    store: Path = tmp_path_factory.mktemp("registry") / "store"
+    registry = open_registry(store)
+    registry.client.rename_experiment(registry.experiment, "of another place")
+    return store
 
 
 @contextmanager

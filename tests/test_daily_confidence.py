@@ -33,9 +33,10 @@ FACTS |= {"recipe": "none", "augmentations": "", "file": "", "audio_sha256": ""}
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a champion: making a registry's tables takes seconds."""
+def with_champion(empty_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a champion."""
     folder: Path = tmp_path_factory.mktemp("confidence") / "store"
+    shutil.copytree(empty_registry, folder)
     create_store(folder, "it", "base", 80, "0")
     model = folder.parent / "model"
     model.mkdir()
@@ -47,8 +48,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(empty: Path, tmp_path: Path) -> Store:
-    shutil.copytree(empty, tmp_path / "store")
+def store(with_champion: Path, tmp_path: Path) -> Store:
+    shutil.copytree(with_champion, tmp_path / "store")
     return create_store(tmp_path / "store", "it", "base", 80, "0")
 
 

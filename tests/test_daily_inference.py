@@ -28,19 +28,10 @@ SIGNALS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose registry has its tables: making them takes seconds."""
-    folder: Path = tmp_path_factory.mktemp("inference") / "store"
-    create_store(folder, "it", "base", 80, "0")
-    open_registry(folder)
-    return folder
-
-
 @pytest.fixture
-def store(empty: Path, tmp_path: Path) -> Store:
+def store(empty_registry: Path, tmp_path: Path) -> Store:
     """A store with an empty registry."""
-    shutil.copytree(empty, tmp_path / "store")
+    shutil.copytree(empty_registry, tmp_path / "store")
     return create_store(tmp_path / "store", "it", "base", 80, "0")
 
 
