@@ -1,134 +1,33 @@
 """The day's challenger: trained once however often the day is killed, and promoted only if it is better."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from daily import registry, training
 from daily.commands import CommandError
-from daily.decision import Difference, decide
 from daily.registry import MODEL, open_registry
 from daily.rollback import RollbackConfig, roll_back
 from daily.store import FEATURES, PREDICTIONS, create_store, open_store, write_table
 from daily.training import TrainingConfig, train_day
 from data.errors import UserError
+from tests.scripted_training import Commands, write
 
 DAY, NEXT = "2026-11-23", "2026-11-24"
 
 
-def difference(champion: float, challenger: float, low: float, high: float) -> Difference:
-    return Difference(80, champion, challenger, challenger - champion, (low, high), 0.01)
-
-
-@pytest.mark.parametrize(
-    ("test", "guard", "promoted"),
-    [
-        (difference(20, 18, -3, -1), difference(9, 9, 0, 0), True),
-        (difference(20, 18, -3, -1), difference(9, 8, -2, 1), True),
-        (difference(20, 19, -3, 0.5), difference(9, 8, -2, -1), False),  # it may be chance
-        (difference(20, 20, 0, 0), difference(9, 8, -2, -1), False),
-        (difference(20, 18, -3, -1), difference(9, 9.1, -1, 1.2), False),  # better, but worse on real speech
-    ],
-)
-def test_a_challenger_is_promoted_if_surely_better_on_test_and_no_worse_on_guard(
-    test: Difference, guard: Difference, promoted: bool
-) -> None:
-    assert decide(test, guard).promoted is promoted
-    assert decide(test, guard, margin=0.2).promoted is (promoted or guard.challenger == 9.1)
-    assert decide(test, guard, margin=max(0.0, guard.difference)).promoted is decide(test, guard, margin=9.0).promoted
-
-
-def test_a_challenger_compared_on_too_few_clips_for_an_interval_is_not_promoted() -> None:
-    compared = {"difference": -5.0, "interval": None, "p_value": None, "improved": None}
-    sides = {"a": {"wer_normalised": 20.0}, "b": {"wer_normalised": 15.0}}
-    few = Difference.of(sides | {"clips": 4, "over_clips": {"wer_normalised": compared}})
-    decision = decide(few, few)
-    assert not decision.promoted
-    assert decision.reason == (
-        "not promoted: not surely better on test: WER 20.00 → 15.00 %, -5.00 points (no interval of 4 clips: too few); "
-        "no worse on guard: WER 20.00 → 15.00 %, -5.00 points (no interval of 4 clips: too few)"
-    )
-
-
-def test_a_decision_is_told_with_its_figures() -> None:
-    reason = decide(difference(20, 18.5, -2.25, -0.75), difference(9, 9.1, -1, 1.2)).reason
-    assert reason == (
-        "not promoted: better on test: WER 20.00 → 18.50 %, -1.50 points (95 %: -2.25 to -0.75); "
-        "worse on guard: WER 9.00 → 9.10 %, +0.10 points (95 %: -1.00 to +1.20)"
-    )
-
-
-class Commands:
-    """In place of the commands: writes what each writes; ends the process at the command number `kill_at`."""
-
-    def __init__(self, change: float = -2.0, guard_change: float = 0.0) -> None:
-        self.change, self.guard_change = change, guard_change
-        self.names: list[str] = []
-        self.given: dict[str, dict[str, str]] = {}
-        self.kill_at = -1
-        self.before: dict[str, Callable[[], object]] = {}
-
-    def __call__(self, command: Sequence[str]) -> None:
-        name = command[2].removeprefix("jax_train.")
-        if len(self.names) == self.kill_at:
-            self.kill_at = -1
-            raise KeyboardInterrupt
-        self.names.append(name)
-        options = dict(zip(command[3::2], command[4::2], strict=True))
-        self.given[name] = options
-        self.before.pop(name, lambda: None)()
-        getattr(self, name)(**{key.removeprefix("--").replace("-", "_"): value for key, value in options.items()})
-
-    def train(self, run: str, model: str, shards: str, split: str, **_: str) -> None:
-        assert (Path(shards) / split / "manifest.json").is_file()
-        assert (Path(model) / "model.safetensors").is_file()
-        assert not list(Path(model).glob("confidence.json"))
-        write(Path(run) / "config.json", {"model": model, "steps": 8})
-        write(Path(run) / "checkpoints" / "8" / "state.json", {})
-        write(Path(run) / "summary.json", {"step": 8})
-
-    def evaluate(self, out: str, split: str, windows: str, model: str = "", run: str = "", **_: str) -> None:
-        wer = 20.0 + (self.change if run else 0.0)
-        rates = {"wer_normalised": wer, "cer_normalised": wer / 2}
-        intervals = {"over_clips": {name: [rate - 1, rate + 1] for name, rate in rates.items()}}
-        settings = {"windows": windows, "split": split, "model": model}
-        write(Path(out) / "scores.json", rates | {"intervals": intervals, "settings": settings})
-
-    def curves(self, run: str) -> None:
-        (Path(run) / "curves.png").write_bytes(b"picture")
-
-    def export(self, run: str, model_dir: str, **_: str) -> None:
-        assert (Path(run) / "evaluate-test" / "scores.json").is_file()  # for the model card
-        write(Path(model_dir) / "config.json", {})
-        (Path(model_dir) / "model.safetensors").write_text(run)
-
-    def compare(self, a: str, b: str, out: str, **_: str) -> None:
-        challengers = Path(out).parent / "run" / Path(out).name.replace("compare", "evaluate")
-        assert (Path(a) == challengers, Path(b) == challengers) == (False, True)
-        change = self.guard_change if out.endswith("guard") else self.change
-        found = {"difference": change, "interval": [change - 1, change + 1], "p_value": 0.01, "improved": 1.0}
-        sides = {side: {"name": name, "wer_normalised": 20.0} for side, name in (("a", a), ("b", b))}
-        write(Path(out) / "compare.json", sides | {"clips": 80, "over_clips": {"wer_normalised": found}})
-
-
-def write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
 @pytest.fixture(scope="module")
-def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first_day(empty_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after two days' features and the first day's inference: its champion is the pretrained model."""
     folder = tmp_path_factory.mktemp("training")
     pretrained, store = folder / "whisper-pretrained", folder / "store"
     write(pretrained / "config.json", {})
     (pretrained / "model.safetensors").write_text("pretrained")
+    shutil.copytree(empty_registry, store)
     opened = create_store(store, "it", str(pretrained), 80, "0" * 64)
     for split in (DAY, NEXT, "test", "guard"):
         write(store / "shards" / split / "manifest.json", {})
@@ -194,17 +93,6 @@ def test_every_setting_is_given_to_what_it_is_for(store: Path, monkeypatch: pyte
     training.mix(open_store(store), DAY)  # of whose settings nothing more is asked
     training._train(dataclasses.replace(config, seed=8), store / "runs" / DAY, DAY, store / "champion", [])
     assert len(seeds | {commands.given["train"]["--seed"]}) == 3
-
-
-def test_only_scores_of_enough_clips_have_bounds(tmp_path: Path) -> None:
-    rates = {"wer_normalised": 20.0, "cer_normalised": 10.0}
-    for split, interval in (("test", [9.0, 22.5]), ("guard", None)):
-        intervals = {"over_clips": dict.fromkeys(rates, interval)}
-        write(tmp_path / f"evaluate-{split}" / "scores.json", rates | {"intervals": intervals})
-    assert training._metrics(tmp_path) == {
-        "test_wer": 20.0, "test_wer_low": 9.0, "test_wer_high": 22.5, "guard_wer": 20.0,
-        "test_cer": 10.0, "test_cer_low": 9.0, "test_cer_high": 22.5, "guard_cer": 10.0,
-    }  # fmt: skip
 
 
 def test_a_challenger_that_is_not_better_leaves_the_champion_and_only_its_own_weights_are_kept(
