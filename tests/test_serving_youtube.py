@@ -3,39 +3,27 @@
 yt-dlp's own extractor runs against a stand-in that answers as YouTube's player does, in its words.
 """
 
-import html
 import io
-import resource
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from PIL import Image
 
-import serving.uploads
-import serving.youtube
 from serving import links
-from serving.errors import AudioError, StoppedError
-from serving.media import SAMPLE_RATE, Limits, NoRoomError, TooLargeError
-from serving.visits import Visits
-from serving.words import ENGLISH
+from serving.errors import AudioError
 from serving.youtube import Video, download, look_up
-from tests.youtube_standin import Handler, StandIn, standin
+from tests.youtube_standin import ID, VIDEO, StandIn, clip, playable, standin
 
 # yt-dlp leaves connections that we break off to the garbage collector, which may come in any test.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
 )
 
-ID = "dQw4w9WgXcQ"
 LINK = f"https://youtu.be/{ID}"
-SOUND = "https://rr1---sn-abc.googlevideo.com/videoplayback?itag=140&expire=4102444800"
-VIDEO = Video(ID, "Titolo", 2.0, None, f"https://www.youtube.com/watch?v={ID}")
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +34,8 @@ def one_standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 
 @pytest.fixture
 def youtube(one_standin: StandIn) -> Iterator[StandIn]:
-    with one_standin.watched():
-        one_standin.player = playable()
-        one_standin.answers["/videoplayback"] = lambda ask: ask.give("audio/wav", clip())
+    with one_standin.with_video():
         yield one_standin
-
-
-def playable(seconds: int = 2, url: str = SOUND, **details: object) -> dict[str, object]:
-    """The player's answer for a video that may be seen."""
-    stream = {
-        "itag": 140,
-        "url": url,
-        "mimeType": 'audio/mp4; codecs="mp4a.40.2"',
-        "bitrate": 130_000,
-        "approxDurationMs": str(seconds * 1000),
-        "audioSampleRate": "44100",
-        "audioChannels": 2,
-    }
-    return {
-        "playabilityStatus": {"status": "OK"},
-        "videoDetails": {"videoId": ID, "title": "Ciao <b>\n mondo", "lengthSeconds": str(seconds), **details},
-        "streamingData": {"expiresInSeconds": "21540", "adaptiveFormats": [stream]},
-    }
 
 
 def refused(status: str, reason: str, subreason: str = "") -> dict[str, object]:
@@ -81,12 +49,6 @@ def refused(status: str, reason: str, subreason: str = "") -> dict[str, object]:
         },
         "videoDetails": {"videoId": ID},
     }
-
-
-def clip() -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.sin(np.arange(2 * SAMPLE_RATE) / 10).astype(np.float32), SAMPLE_RATE, format="WAV")
-    return file.getvalue()
 
 
 def picture() -> bytes:
@@ -237,89 +199,6 @@ def test_no_video_leads_elsewhere(youtube: StandIn, tmp_path: Path, target: str)
         "/videoplayback",
     }
     assert list(tmp_path.iterdir()) == []
-
-
-def test_stopping_ends_a_download_at_once(youtube: StandIn, tmp_path: Path) -> None:
-    def endless(ask: Handler) -> None:
-        ask.send_response(200)
-        ask.send_header("Content-Length", str(10**9))
-        ask.end_headers()
-        try:
-            while True:
-                ask.wfile.write(bytes(65_536))
-        except OSError:
-            ask.close_connection = True
-
-    youtube.answers["/videoplayback"] = endless
-    shares: list[float] = []
-    with pytest.raises(StoppedError, match=ID):
-        download(VIDEO, tmp_path, shares.append, lambda: len(shares) > 3, reach=youtube.reach())
-    assert len(shares) == 4
-
-
-def test_stopping_before_the_download_asks_nothing(youtube: StandIn, tmp_path: Path) -> None:
-    with pytest.raises(StoppedError):
-        download(VIDEO, tmp_path, stopped=lambda: True, reach=youtube.reach())
-    assert youtube.asked == []
-
-
-@pytest.mark.parametrize("says_so", [True, False])
-def test_a_sound_of_too_many_bytes_is_not_fetched(youtube: StandIn, tmp_path: Path, says_so: bool) -> None:
-    def large(ask: Handler) -> None:
-        if says_so:
-            return ask.give("audio/wav", clip())
-        ask.send_response(200)
-        ask.send_header("Connection", "close")
-        ask.end_headers()
-        ask.wfile.write(clip())
-        ask.close_connection = True
-        return None
-
-    youtube.answers["/videoplayback"] = large
-    with pytest.raises(TooLargeError, match="choose a shorter video"):
-        download(VIDEO, tmp_path, limits=Limits(size=10_000), reach=youtube.reach())
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file can have more than 20,000 bytes, less than the sound has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.usefixtures("small_disk")
-def test_a_disk_that_fills_up_is_told_as_that_and_the_part_goes(youtube: StandIn, tmp_path: Path) -> None:
-    with pytest.raises(NoRoomError, match=f"{ID}: there is no room"):
-        download(VIDEO, tmp_path, reach=youtube.reach())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_download_leaves_the_disks_last_gigabyte_alone(
-    youtube: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving.youtube, "room", lambda folder: 0 if list(folder.iterdir()) else 1)
-    with pytest.raises(NoRoomError, match=f"{ID}: there is no room"):
-        download(VIDEO, tmp_path, reach=youtube.reach())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_is_fetched_while_uploads_have_taken_all_room(
-    youtube: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving.uploads, "LARGEST_FOLDER", 0)
-    visits = Visits(None, serving.youtube, tmp_path)
-    (*_, last) = visits.fetch(VIDEO, "someone", ENGLISH)
-    assert ENGLISH["NoRoomError"] in html.unescape(last.status)
-    assert youtube.asked == []
-
-
-def test_a_video_that_grew_too_long_since_it_was_looked_up_is_not_fetched(youtube: StandIn, tmp_path: Path) -> None:
-    youtube.player = playable(seconds=7201)
-    with pytest.raises(links.LinkTooLongError, match="at most 120"):
-        download(VIDEO, tmp_path, reach=youtube.reach())
-    assert "/videoplayback" not in [path for _, path in youtube.asked]
 
 
 def test_nothing_is_printed_of_what_people_watch(youtube: StandIn, capfd: pytest.CaptureFixture[str]) -> None:

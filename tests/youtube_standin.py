@@ -2,6 +2,7 @@
 
 import datetime
 import http.server
+import io
 import ipaddress
 import json
 import ssl
@@ -13,13 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from serving.media import SAMPLE_RATE
 from serving.reach import Reach
+from serving.youtube import Video
 
+ID = "dQw4w9WgXcQ"
+SOUND = "https://rr1---sn-abc.googlevideo.com/videoplayback?itag=140&expire=4102444800"
+VIDEO = Video(ID, "Titolo", 2.0, None, f"https://www.youtube.com/watch?v={ID}")
 PAGE = b"""<html><script>ytcfg.set({"INNERTUBE_CONTEXT": {"client": {"clientName": "WEB"}}});</script></html>"""
 LOOPBACK = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 # Others' names too: that they are not asked must not be the certificate's doing.
@@ -98,6 +106,38 @@ class StandIn:
         assert [given for event, given in happened if not event.startswith("socket.")] == []
         domains = {host.split(":")[0].split(".", 1)[-1] for host, _ in self.asked}
         assert domains <= {"youtube.com", "googlevideo.com", "ytimg.com"}
+
+    @contextmanager
+    def with_video(self) -> Iterator[None]:
+        """Watched, with a video that may be seen and its sound."""
+        with self.watched():
+            self.player = playable()
+            self.answers["/videoplayback"] = lambda ask: ask.give("audio/wav", clip())
+            yield
+
+
+def playable(seconds: int = 2, url: str = SOUND, **details: object) -> dict[str, object]:
+    """The player's answer for a video that may be seen."""
+    stream = {
+        "itag": 140,
+        "url": url,
+        "mimeType": 'audio/mp4; codecs="mp4a.40.2"',
+        "bitrate": 130_000,
+        "approxDurationMs": str(seconds * 1000),
+        "audioSampleRate": "44100",
+        "audioChannels": 2,
+    }
+    return {
+        "playabilityStatus": {"status": "OK"},
+        "videoDetails": {"videoId": ID, "title": "Ciao <b>\n mondo", "lengthSeconds": str(seconds), **details},
+        "streamingData": {"expiresInSeconds": "21540", "adaptiveFormats": [stream]},
+    }
+
+
+def clip() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.sin(np.arange(2 * SAMPLE_RATE) / 10).astype(np.float32), SAMPLE_RATE, format="WAV")
+    return file.getvalue()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
