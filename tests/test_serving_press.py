@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
@@ -15,6 +14,7 @@ from playwright.sync_api import Browser, expect
 from playwright.sync_api import Page as Tab
 
 from serving.media import SAMPLE_RATE
+from tests.made_media import grey_film, tone
 from tests.page_browser import (
     PATIENCE_MS,
     browser_that_hears,
@@ -68,27 +68,7 @@ def lecture(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def film(folder: Path) -> Path:
-    """Nine seconds of grey with a tone, in the codecs every browser is built with."""
-    path = folder / "film.webm"
-    with av.open(path, "w") as container:
-        picture = container.add_stream("libvpx", rate=5, options={"deadline": "realtime", "cpu-used": "8"})
-        picture.width, picture.height, picture.pix_fmt = 160, 90, "yuv420p"
-        sound = container.add_stream("libopus", rate=48_000)
-        for at in range(int(SECONDS * 5)):
-            frame = av.VideoFrame.from_ndarray(np.full((90, 160, 3), 90 + at, np.uint8), format="rgb24")
-            container.mux(picture.encode(frame))
-        container.mux(picture.encode(None))
-        tone_1N = tone(SECONDS, 48_000)[None]
-        for start in range(0, tone_1N.shape[1], 960):
-            piece = av.AudioFrame.from_ndarray(tone_1N[:, start : start + 960], format="flt", layout="mono")
-            piece.sample_rate, piece.pts = 48_000, start
-            container.mux(sound.encode(piece))
-        container.mux(sound.encode(None))
-    return path
-
-
-def tone(seconds: float, rate: int = SAMPLE_RATE) -> np.ndarray:
-    return (0.1 * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+    return grey_film(folder / "film.webm", SECONDS)
 
 
 @pytest.fixture(scope="module")
