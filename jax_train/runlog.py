@@ -17,8 +17,10 @@ from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+from upath import UPath
 
 from data.errors import NO_ROOM, UserError
+from data.storage import write_text
 from jax_train.events import Appended, Events
 
 METRICS = "metrics.jsonl"
@@ -81,11 +83,9 @@ def process_seconds() -> float:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write readable JSON by rename."""
+    """Write readable JSON, in one step and down to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    partial.replace(path)
+    write_text(UPath(path), json.dumps(value, indent=2, default=str) + "\n")
 
 
 class RunLog:
