@@ -145,8 +145,26 @@ def draw(recipe: Recipe, rng: np.random.Generator, slowest: float = 0.0) -> dict
 def augment(
     audio_N: Float32[np.ndarray, "N"], recipe: Recipe, drawn: Drawn, rng: np.random.Generator
 ) -> Float32[np.ndarray, "K"]:
-    """`audio_N` with the drawn effects of `recipe`, in float32 and not clipped; its speed is already changed."""
+    """`audio_N` with the drawn effects of `recipe`, in float32 and not clipped; its speed is already changed.
+
+    Raises `UserError` for an effect, which may be anybody's, that makes anything else of it.
+    """
     for transform in recipe.transforms:
         if drawn.keys() >= transform.ranges.keys():
             audio_N = transform.apply(audio_N, drawn, rng)
+            if problem := _problem(audio_N):
+                raise UserError(
+                    f"recipe {recipe.name}: {type(transform).__name__} made {problem} (drawn: {dict(drawn)}); "
+                    "its apply gives float32 samples, one after another and all of them numbers"
+                )
     return audio_N
+
+
+def _problem(audio_N: object) -> str:
+    """What is wrong with what an effect made, in words; nothing is if it is empty."""
+    if not isinstance(audio_N, np.ndarray):
+        return f"a {type(audio_N).__name__}"
+    if audio_N.dtype != np.float32 or audio_N.ndim != 1 or not len(audio_N):
+        return f"{audio_N.dtype} of shape {audio_N.shape}"
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        return "" if math.isfinite(audio_N.sum()) else "samples that are infinite or no numbers"

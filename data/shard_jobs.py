@@ -202,4 +202,7 @@ def make_copy(
     rng = generator(job.seed, copy, clip_id)
     drawn = draw(job.recipe, rng, slowest=len(native_N) / rate / WINDOW_SECONDS)
     audio_N = resample(native_N, rate, drawn.get("speed", 1.0))
-    return augment(audio_N, job.recipe, drawn, rng)[:N_SAMPLES], json.dumps(drawn)
+    try:
+        return augment(audio_N, job.recipe, drawn, rng)[:N_SAMPLES], json.dumps(drawn)
+    except UserError as error:
+        raise UserError(f"{clip_id}, copy {copy}: {error}") from None

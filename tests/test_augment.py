@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -148,6 +149,35 @@ def test_a_recipe_of_ones_own_is_found_by_its_module():
     recipe = find_recipe(f"{__name__}:MINE")
     drawn = draw(recipe, generator(0, 1, "a.mp3"))
     np.testing.assert_array_equal(augment(tone(), recipe, drawn, generator(0, 1, "a.mp3")), -tone())
+
+
+@dataclass(frozen=True)
+class Anything(Transform):
+    """A transform that makes something else of a clip."""
+
+    share: Uniform
+    make: Callable[[np.ndarray], object]
+
+    def apply(self, audio_N, drawn, rng):  # noqa: ARG002
+        return self.make(audio_N)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda audio_N: audio_N + np.zeros(1), r"float64 of shape \(\d+,\)"),
+        (lambda audio_N: np.stack([audio_N, audio_N]), r"float32 of shape \(2, \d+\)"),
+        (lambda audio_N: audio_N[:0], r"float32 of shape \(0,\)"),
+        (lambda audio_N: audio_N.tolist(), "a list"),
+        (lambda audio_N: np.append(audio_N, np.float32(np.nan)), "samples that are infinite or no numbers"),
+        (lambda audio_N: np.append(audio_N, np.float32([np.inf, -np.inf])), "samples that are infinite or no numbers"),
+    ],
+)
+def test_what_an_effect_of_ones_own_made_of_a_clip_is_said_if_it_is_no_audio(make, problem):
+    job = SimpleNamespace(recipe=Recipe("mine", (Anything(1.0, Uniform(1.0, 1.0), make),)), seed=0)
+    drawn = r" \(drawn: {'share': 1.0}\); its apply gives float32"
+    with pytest.raises(UserError, match=f"a.mp3, copy 1: recipe mine: Anything made {problem}{drawn}"):
+        make_copy(tone(), 16_000, 1, "a.mp3", job)
 
 
 @pytest.mark.parametrize(
