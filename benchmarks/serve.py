@@ -100,7 +100,8 @@ def transcriber(config: ServeBenchmark) -> Callable[[np.ndarray], str]:
     torch.set_num_threads(config.threads)
     folder = model_folder(config.model)
     if config.arm == OURS:
-        from serving.transcribe import Options, Transcriber
+        from serving.transcribe import Transcriber
+        from serving.transcript import Options
 
         own = Transcriber(folder)
         return lambda audio_N: own.transcribe_audio(audio_N, Options(LANGUAGE)).text

@@ -20,7 +20,8 @@ from data.audio import decode, resample
 from data.errors import command
 from data.sources import read_split
 from jax_train.pretrained import fetch_base, model_folder
-from serving.transcribe import Options, Transcriber
+from serving.transcribe import Transcriber
+from serving.transcript import Options
 
 RATE = 16_000
 MB = 1e6

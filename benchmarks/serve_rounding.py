@@ -29,7 +29,8 @@ from jax_train.scores import scores
 from serving import products, pytorch
 from serving.errors import never
 from serving.media import SAMPLE_RATE
-from serving.transcribe import Options, Transcriber
+from serving.transcribe import Transcriber
+from serving.transcript import Options
 
 EIGHT, HALF = "has_eight_bits", "has_bfloat16"
 THINNED, WHOLE, AS_IT_IS = "thinned, float32", "whole windows, float32", "as the page does here"

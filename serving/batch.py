@@ -20,7 +20,8 @@ from tqdm import tqdm
 from serving.errors import AudioError, UserError, command
 from serving.media import load_audio
 from serving.model import quiet_transformers
-from serving.transcribe import Options, Transcriber
+from serving.transcribe import Transcriber
+from serving.transcript import Options
 
 COLUMN = "file_name"
 

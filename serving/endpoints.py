@@ -11,8 +11,7 @@ from typing import Any
 import gradio as gr
 
 from serving.errors import StoppedError, UserError
-from serving.transcribe import Options
-from serving.transcript import Transcript
+from serving.transcript import Options, Transcript
 from serving.visits import Visits
 from serving.words import explain, in_language_of
 

@@ -10,7 +10,7 @@ N samples, M mel bins, F mel frames (3000 in 30 s), B batch, C chunks (32 ms).
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from serving.media import SAMPLE_RATE
 from serving.segments import finished, sentences, split, words
 from serving.signals import Decoded, Signals, compression, signals
-from serving.transcript import Segment
+from serving.transcript import Options, Segment
 from serving.vad import CHUNK
-from serving.vocabulary import UNSPACED, Vocabulary
+from serving.vocabulary import Vocabulary
 from serving.windows import SPEECH, Window, halves
 
 # A window whose text compresses better than this is a loop and is written again, by sampling. The threshold and the
@@ -29,26 +29,6 @@ LOOP_COMPRESSION_RATIO = 2.4
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LONG_PASSAGE = 7.0  # seconds of speech, all that a subtitle may last: a text of more is cut into its sentences
 UNHEARD = 1.0  # seconds of speech after the last timestamp of a window that are worth hearing again
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is asked of a recording."""
-
-    language: str | None = None
-    """ISO 639-1 code of what is spoken; None: the model's own, else detected."""
-    task: Literal["transcribe", "translate"] = "transcribe"
-    """`translate`: into English."""
-    words: bool = False
-    """Also the time of each word."""
-
-    def written(self, spoken: str) -> str:
-        """The language of the text where that one is spoken."""
-        return "en" if self.task == "translate" else spoken
-
-    def between(self, spoken: str) -> str:
-        """What stands between the segments of the text where that language is spoken."""
-        return "" if self.written(spoken) in UNSPACED else " "
 
 
 class Engine(Protocol):

@@ -9,7 +9,7 @@ second one on the same cores only slows both, and a short queue, so that the las
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -20,11 +20,13 @@ from serving.endpoints import add_endpoints, words_of
 from serving.engine_thread import EngineThread
 from serving.monitor import beside_monitor
 from serving.subtitles import FORMATS
-from serving.transcribe import Transcriber
 from serving.uploaded import UploadedOnly
 from serving.visits import Videos, Visits
 from serving.wiring import QUIET, wire
 from serving.words import GRADIO, QUEUED
+
+if TYPE_CHECKING:
+    from serving.transcribe import Transcriber
 
 HERE = Path(__file__).resolve().parent
 EXAMPLE, EXAMPLE_LANGUAGE = HERE / "example.mp3", "it"
@@ -47,7 +49,7 @@ LANGUAGE_NAMES = """() => {
 
 
 def build_page(
-    transcriber: Transcriber,
+    transcriber: "Transcriber",
     videos: Videos = youtube,
     monitor: Path | None = None,
     compute: EngineThread | None = None,

@@ -2,20 +2,23 @@
 
 import resource
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving import youtube
 from serving.engine_thread import EngineThread
 from serving.media import SAMPLE_RATE, load_audio
 from serving.page import EXAMPLE, build_page
 from serving.server import serve_to_the_end
-from serving.transcribe import Transcriber
 from serving.visits import Videos
 from serving.words import in_language_of
+
+if TYPE_CHECKING:
+    from serving.transcribe import Transcriber
 
 WARM_UP = 5 * SAMPLE_RATE  # samples of the example: speech, as silence has no text and never reaches Whisper
 
 
-def warm_up(transcriber: Transcriber) -> EngineThread:
+def warm_up(transcriber: "Transcriber") -> EngineThread:
     """The thread for `run` to compute in, after a few seconds of speech have gone through the model there.
 
     The first pass allocates and is slow, in each thread: nobody's recording should be it.
@@ -26,7 +29,7 @@ def warm_up(transcriber: Transcriber) -> EngineThread:
 
 
 def run(
-    transcriber: Transcriber,
+    transcriber: "Transcriber",
     host: str,
     port: int,
     share: bool = False,

@@ -20,37 +20,20 @@ from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
 from serving.confidence import read_confidence
-from serving.errors import StoppedError, command, never
-from serving.hearing import Engine, Options, Speech
+from serving.errors import command, never
+from serving.hearing import Engine, Speech
 from serving.media import SAMPLE_RATE, NotFoundError, load_audio, opened
 from serving.model import quiet_transformers
 from serving.model_folder import FEATURES, GENERATION, TOKENIZER, ModelError, check_folder, read_object
 from serving.pytorch import PyTorchWhisper
 from serving.signals import Signals
-from serving.transcript import Segment, Transcript
+from serving.transcript import Options, Progress, Segment, Transcript
 from serving.vad import VoiceActivity
 from serving.vocabulary import read_vocabulary
 from serving.windows import WINDOW, Window, windows
 
-__all__ = ["Options", "Progress", "StoppedError", "Transcriber"]
-
 PLAIN = Options()
 HOP = 160  # samples: 10 ms
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A step on the way through a recording: the segments found since the last one."""
-
-    segments: tuple[Segment, ...]
-    done: float
-    """Seconds of the recording that are finished."""
-    seconds: float
-    """Its length."""
-    language: str
-    """ISO 639-1 code of what is spoken; empty before it is detected."""
-    signals: Signals | None = None
-    """What the decoder knows of the whole text, at the end of a recording of one window whose transcriber looks."""
 
 
 class Transcriber:

@@ -1,9 +1,35 @@
-"""What was said, and when: what the engine gives, and the page, the downloads and the command take.
+"""What is asked of a recording, and what was said in it and when: all that the page needs to know of an engine.
 
 Times are seconds from the start of the recording.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from serving.signals import Signals
+
+UNSPACED = {"zh", "ja", "th", "lo", "my", "yue"}  # written without spaces between words
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a recording."""
+
+    language: str | None = None
+    """ISO 639-1 code of what is spoken; None: the model's own, else detected."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """`translate`: into English."""
+    words: bool = False
+    """Also the time of each word."""
+
+    def written(self, spoken: str) -> str:
+        """The language of the text where that one is spoken."""
+        return "en" if self.task == "translate" else spoken
+
+    def between(self, spoken: str) -> str:
+        """What stands between the segments of the text where that language is spoken."""
+        return "" if self.written(spoken) in UNSPACED else " "
 
 
 @dataclass(frozen=True)
@@ -34,3 +60,18 @@ class Transcript:
     seconds: float
     language: str = ""
     """ISO 639-1 code of what is spoken, such as `it`; empty where nobody named or detected one."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step on the way through a recording: the segments found since the last one."""
+
+    segments: tuple[Segment, ...]
+    done: float
+    """Seconds of the recording that are finished."""
+    seconds: float
+    """Its length."""
+    language: str
+    """ISO 639-1 code of what is spoken; empty before it is detected."""
+    signals: "Signals | None" = None
+    """What the decoder knows of the whole text, at the end of a recording of one window whose transcriber looks."""

@@ -18,18 +18,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from serving import timeline
 from serving.engine_thread import EngineThread
 from serving.errors import StoppedError, UserError
 from serving.media import NoRoomError, decoded
 from serving.subtitles import write
-from serving.transcribe import Options, Progress, Transcriber
-from serving.transcript import Transcript
+from serving.transcript import Options, Progress, Transcript
 from serving.uploads import FETCHED, room
 from serving.words import explain
 from serving.youtube import Video
+
+if TYPE_CHECKING:
+    from serving.transcribe import Transcriber
 
 T = TypeVar("T")
 
@@ -78,7 +80,7 @@ class Visits:
     """The engine, and who is being served: one run for a session at a time."""
 
     def __init__(
-        self, transcriber: Transcriber, videos: Videos, folder: Path, compute: EngineThread | None = None
+        self, transcriber: "Transcriber", videos: Videos, folder: Path, compute: EngineThread | None = None
     ) -> None:
         self.transcriber, self.videos = transcriber, videos
         self.folder = folder  # where Gradio's uploads lie: only what is there is served, and it goes with the page

@@ -16,7 +16,6 @@ from serving.errors import UserError
 from serving.model_folder import GENERATION, TOKENIZER, ModelError, read_object
 
 SECONDS_A_TIMESTAMP = 0.02
-UNSPACED = {"zh", "ja", "th", "lo", "my", "yue"}  # written without spaces between words
 
 
 class LanguageError(UserError):

@@ -17,7 +17,7 @@ from gradio.events import Dependency
 from serving import timeline
 from serving.endpoints import ENGINE, words_of
 from serving.errors import AudioError
-from serving.transcribe import Options
+from serving.transcript import Options
 from serving.visits import View, Visits
 from serving.words import explain
 from serving.youtube import Video

@@ -18,9 +18,10 @@ import spaces
 import torch
 from numpy.typing import NDArray
 
-from serving.errors import never
+from serving.errors import StoppedError, never
 from serving.media import SAMPLE_RATE
-from serving.transcribe import Options, Progress, StoppedError, Transcriber
+from serving.transcribe import Transcriber
+from serving.transcript import Options, Progress
 
 SHORTEST_LOAN, LONGEST_LOAN = 15, 120  # seconds
 TIMES_REAL_TIME = 20  # slower than any GPU there with any Whisper, so that no recording is cut off

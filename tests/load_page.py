@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from serving.errors import command
 from serving.media import SAMPLE_RATE
 from serving.running import run
-from serving.transcribe import Options, Progress
-from serving.transcript import Segment
+from serving.transcript import Options, Progress, Segment
 
 LOOK_EVERY = 0.05  # seconds
 

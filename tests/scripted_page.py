@@ -20,8 +20,7 @@ from serving.errors import StoppedError, command
 from serving.links import BotCheckError, NotYouTubeError
 from serving.media import SAMPLE_RATE
 from serving.running import run
-from serving.transcribe import Options, Progress
-from serving.transcript import Segment, Transcript, Word
+from serving.transcript import Options, Progress, Segment, Transcript, Word
 from serving.youtube import Video
 
 SENTENCES = (

@@ -18,9 +18,12 @@ from transformers import AutoTokenizer, WhisperFeatureExtractor
 
 from data import budget
 from data.audio import decode, resample
+from data.augment import RECIPES
+from data.clips import AudioFile, Clip, Split
 from data.errors import UserError
 from data.featurize import FeaturizeConfig, featurize
 from data.log_mel import restore
+from data.plan import make_settings
 from data.records import Shards
 from data.sources import read_split
 from data.tokens import load_tokenizer, text_tokens
@@ -166,6 +169,21 @@ def test_a_finished_set_is_not_made_again(config, finished, capsys):
 def test_a_set_made_with_other_settings_is_not_touched(config, finished, change, said):
     with pytest.raises(UserError, match=f"made with other settings .*{said}"):
         featurize(replace(config, shards=finished, **change))
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": "b.mp3"}, {"sentence": "Altro."}, {"speaker": "t"}, {"start": 1.0}, {"length": 2.0}]
+)
+def test_settings_are_others_for_other_clips(base_model_dir, change):
+    """What a corpus says of a clip may be mended; the same clips anywhere else have the same settings."""
+    clip = Clip("a.mp3", AudioFile("a.mp3"), "Uno.", "s", start=0.5, length=1.0)
+
+    def clips_sha256(of: Clip, root: str = "corpus") -> str:
+        rest = ("train", "it", base_model_dir / "tokenizer.json", 80, RECIPES["none"], 0, 0)
+        return make_settings(Split(root, [of]), *rest).clips_sha256
+
+    assert clips_sha256(replace(clip, audio=AudioFile("elsewhere/a.mp3")), "elsewhere") == clips_sha256(clip)
+    assert clips_sha256(replace(clip, **change)) != clips_sha256(clip)
 
 
 def test_recipe_none_makes_the_clean_clips_alone(config):

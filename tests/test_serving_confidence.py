@@ -21,7 +21,8 @@ from serving.errors import UserError
 from serving.media import SAMPLE_RATE
 from serving.model_folder import ModelError
 from serving.signals import Signals, snr_db
-from serving.transcribe import Options, Transcriber
+from serving.transcribe import Transcriber
+from serving.transcript import Options
 from serving.visits import Visits
 from serving.words import ENGLISH, ITALIAN
 from tests.scripted_page import ScriptedTranscriber

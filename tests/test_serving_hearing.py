@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from serving import hearing
-from serving.hearing import Options
 from serving.media import SAMPLE_RATE
 from serving.signals import Decoded
 from serving.transcribe import Transcriber
+from serving.transcript import Options
 from serving.vad import CHUNK
 from serving.vocabulary import Vocabulary, read_vocabulary
 from serving.windows import WINDOW, Window

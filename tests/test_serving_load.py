@@ -30,8 +30,7 @@ from serving.engine_thread import EngineThread
 from serving.errors import StoppedError
 from serving.media import SAMPLE_RATE, load_audio
 from serving.page import QUEUE_SIZE
-from serving.transcribe import Options, Progress
-from serving.transcript import Segment
+from serving.transcript import Options, Progress, Segment
 from serving.visits import Visits
 from serving.words import ITALIAN
 from tests.page_process import REPOSITORY, free_port

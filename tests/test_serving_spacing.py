@@ -9,8 +9,7 @@ import soundfile
 
 from serving import timeline
 from serving.media import SAMPLE_RATE
-from serving.transcribe import Options
-from serving.transcript import Segment, Word
+from serving.transcript import Options, Segment, Word
 from serving.visits import View, Visits
 from serving.words import ENGLISH
 from tests.scripted_page import SENTENCES, ScriptedTranscriber, ScriptedVideos

@@ -14,10 +14,11 @@ from faster_whisper import WhisperModel
 from transformers import logging
 
 from serving import hearing, transcribe
-from serving.errors import UserError
+from serving.errors import StoppedError, UserError
 from serving.media import SAMPLE_RATE, load_audio
 from serving.to_ctranslate2 import convert
-from serving.transcribe import Options, StoppedError, Transcriber
+from serving.transcribe import Transcriber
+from serving.transcript import Options
 from serving.vocabulary import LanguageError, read_vocabulary
 
 LONG_CLIPS = 12

@@ -19,8 +19,7 @@ import serving.youtube  # noqa: F401  its errors are subclasses of AudioError
 from serving import timeline
 from serving.errors import AudioError, StoppedError
 from serving.media import SAMPLE_RATE
-from serving.transcribe import Options, Progress
-from serving.transcript import Segment, Word
+from serving.transcript import Options, Progress, Segment, Word
 from serving.visits import View, Visits
 from serving.wiring import _Presses
 from serving.words import ENGLISH, GRADIO, ITALIAN, QUEUED, TABLES, explain, in_language_of
