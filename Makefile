@@ -173,9 +173,11 @@ rollback: $(READY)  ## STORE [VERSION=n]: the champion before, or version n, is 
 environments: $(READY) .venv-serving/.ready .venv-tensorflow/.ready  ## .venv, and the two beside it that tests use
 
 # One thread for each of PyTorch's processes: several with two each, on two cores, wait for each other's threads.
-# No large pages: small models touch little of each, and clearing them was a fifth of some tests' processor time.
+# No large pages: small models touch little of each. What they give back is kept for what they take next, in one heap:
+# clearing and mapping it anew, 4 kB at a time, was a quarter of some tests' processor time.
+test: GLIBC_TUNABLES = glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=268435456:glibc.malloc.trim_threshold=1073741824
 test: environments  ## run all tests (about half an hour; ARGS="-k name" for some)
-	@env -u GLIBC_TUNABLES OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-thorough: export THOROUGH := 1
 test-thorough: test  ## the same, some of them in their long form: sixty days, every benchmark (over an hour)

@@ -34,7 +34,7 @@ def environment() -> dict[str, str]:
     """A newcomer's: without the tests' eight devices, and without the settings of a make around the tests."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     ours = {"XLA_FLAGS", "NPROC", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
-    ours |= set(re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE))
+    ours |= set(re.findall(r"^(?:export )?([A-Z_]+) \?=", makefile, re.MULTILINE))
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
