@@ -1,6 +1,7 @@
 """A stand-in for YouTube: one HTTPS server on loopback that answers for all of its hosts, with its own certificate."""
 
 import datetime
+import gc
 import http.server
 import io
 import ipaddress
@@ -8,6 +9,7 @@ import json
 import ssl
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -191,3 +193,6 @@ def standin(folder: Path) -> Iterator[StandIn]:
         yield handler.standin
         server.shutdown()
         thread.join()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # connections that yt-dlp broke off, lest another module's tests meet them
