@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 from transformers import AutoTokenizer, WhisperFeatureExtractor
+from upath import UPath
 
 from data import budget
 from data.audio import decode, resample
@@ -259,6 +260,10 @@ def test_what_would_not_fit_the_disk_is_not_begun(config, monkeypatch):
     with pytest.raises(UserError, match=r"need about .* MB more, the disk of .* has 5.0 kB free"):
         featurize(config)
     assert list(config.shards.rglob("*.tfrecord*")) == []
+    place = UPath(config.shards)
+    budget.check_room(9000, present=4000, budget=10**6, folder=place)  # what a killed run left counts as there
+    with pytest.raises(UserError, match=r"need about 5.0 kB more, the disk of .* has 5.0 kB free"):
+        budget.check_room(9001, present=4000, budget=10**6, folder=place)
 
 
 @pytest.mark.parametrize("durations", [False, True])

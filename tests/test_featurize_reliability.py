@@ -53,9 +53,10 @@ def jobs_in_this_process(monkeypatch):
 
 @pytest.fixture(name="config")
 def run_with_a_duplicate(sample_corpus, base_model_dir, tmp_path, originals, monkeypatch):
-    """20 clean clips in two shards, the first once more, and one that does not decode."""
+    """20 clean clips in two shards, the first once more amid the second, and one that does not decode."""
     monkeypatch.setattr(data.plan, "FEWEST_RECORDS", 10)
-    names = {name: name for name in originals} | {"again.mp3": originals[0]}
+    names = {name: name for name in originals[:15]} | {"again.mp3": originals[0]}
+    names |= {name: name for name in originals[15:]}
     corpus = corpus_of(tmp_path / "corpus", sample_corpus, names)
     (corpus / "clips" / "broken.mp3").write_bytes(b"no audio")
     with (corpus / "train.tsv").open("a") as file:
