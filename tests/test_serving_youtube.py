@@ -16,7 +16,7 @@ from PIL import Image
 from serving import links
 from serving.errors import AudioError
 from serving.youtube import Video, download, look_up
-from tests.youtube_standin import ID, VIDEO, StandIn, clip, playable, standin
+from tests.youtube_standin import ID, SOUND, VIDEO, StandIn, clip, playable, standin
 
 # yt-dlp leaves connections that we break off to the garbage collector, which may come in any test.
 pytestmark = pytest.mark.filterwarnings(
@@ -68,6 +68,17 @@ def test_a_link_becomes_title_picture_and_sound(youtube: StandIn, tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_of_a_videos_formats_the_sound_alone_is_fetched(youtube: StandIn, tmp_path: Path) -> None:
+    """The other has ten times the bytes, and a picture that nobody looks at."""
+    (sound,) = youtube.player["streamingData"]["adaptiveFormats"]
+    whole = {"itag": 18, "url": SOUND.replace("?itag=140", "/whole?itag=18"), "width": 640, "height": 360}
+    whole |= {"mimeType": 'video/mp4; codecs="avc1.42001E, mp4a.40.2"', "bitrate": 1_300_000}
+    youtube.player["streamingData"]["formats"] = [sound | whole]
+    youtube.answers["/videoplayback/whole"] = youtube.answers["/videoplayback"]
+    download(VIDEO, tmp_path, lambda _: None, reach=youtube.reach())
+    assert [path for _, path in youtube.asked if path.startswith("/videoplayback")] == ["/videoplayback"]
 
 
 @pytest.mark.parametrize(
