@@ -266,6 +266,12 @@ def test_what_would_not_fit_the_disk_is_not_begun(config, monkeypatch):
         budget.check_room(9001, present=4000, budget=10**6, folder=place)
 
 
+def test_as_many_copies_fit_as_budget_and_disk_have_room_for():
+    """10 bytes a copy, the clean one among them."""
+    assert [budget.copies_that_fit(10, 100, free) for free in (float("inf"), 55.0, 9.0)] == [9, 4, -1]
+    assert budget.copies_that_fit(10, 35, 100.0) == 2
+
+
 @pytest.mark.parametrize("durations", [False, True])
 def test_the_estimate_is_near_the_truth_with_and_without_clip_durations(config, finished, tmp_path, durations):
     """A tenth: 60 clips of very unequal length, half of them looked at; copies' speeds move the total by a percent."""

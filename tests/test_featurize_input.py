@@ -22,7 +22,14 @@ def good_run(sample_corpus, base_model_dir, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("200GB", 200 * 10**9), ("1.5 TB", 15 * 10**11), ("300MiB", 300 * 2**20), ("10kB", 10_000), ("4096", 4096)],
+    [
+        ("200GB", 200 * 10**9),
+        ("1.5 TB", 15 * 10**11),
+        ("300MiB", 300 * 2**20),
+        ("1TiB", 2**40),
+        ("10kB", 10_000),
+        ("4096", 4096),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(text, count):
     assert budget.parse_bytes(text) == count
