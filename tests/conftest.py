@@ -42,6 +42,8 @@ from tests.made_models import END_OF_TEXT, FEW_WORDS, of_few_words
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.youtube_standin import StandIn
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 THOROUGH = os.environ.get("THOROUGH") == "1"
 """Whether some tests take their long form: every benchmark, more clips and processes, sixty days."""
@@ -102,6 +104,22 @@ def bucket() -> Iterator[UPath]:
         UPath("s3://sussurro").mkdir()
         yield UPath("s3://sussurro")
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def one_standin(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[StandIn]":
+    """A stand-in for YouTube that nobody watches yet."""
+    from tests.youtube_standin import standin
+
+    with standin(tmp_path_factory.mktemp("standin")) as one:
+        yield one
+
+
+@pytest.fixture
+def youtube(one_standin: "StandIn") -> "Iterator[StandIn]":
+    """The stand-in with a video, watched."""
+    with one_standin.with_video():
+        yield one_standin
 
 
 @pytest.fixture(scope="session")

@@ -15,24 +15,12 @@ from serving.media import Limits, NoRoomError, TooLargeError
 from serving.visits import Visits
 from serving.words import ENGLISH
 from serving.youtube import download
-from tests.youtube_standin import ID, VIDEO, Handler, StandIn, clip, playable, standin
+from tests.youtube_standin import ID, VIDEO, Handler, StandIn, clip, playable
 
 # yt-dlp leaves connections that we break off to the garbage collector, which may come in any test.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
 )
-
-
-@pytest.fixture(scope="module")
-def one_standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    with standin(tmp_path_factory.mktemp("standin")) as one:
-        yield one
-
-
-@pytest.fixture
-def youtube(one_standin: StandIn) -> Iterator[StandIn]:
-    with one_standin.with_video():
-        yield one_standin
 
 
 def test_stopping_ends_a_download_at_once(youtube: StandIn, tmp_path: Path) -> None:

@@ -12,13 +12,7 @@ from yt_dlp.networking.exceptions import RequestError
 from serving.downloader import ReachingYoutubeDL
 from serving.errors import never
 from serving.reach import NotAllowedError, Reach, is_public
-from tests.youtube_standin import StandIn, standin
-
-
-@pytest.fixture(scope="module")
-def one_standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    with standin(tmp_path_factory.mktemp("standin")) as one:
-        yield one
+from tests.youtube_standin import StandIn
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ yt-dlp's own extractor runs against a stand-in that answers as YouTube's player 
 
 import io
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from PIL import Image
 from serving import links
 from serving.errors import AudioError
 from serving.youtube import Video, download, look_up
-from tests.youtube_standin import ID, SOUND, VIDEO, StandIn, clip, playable, standin
+from tests.youtube_standin import ID, SOUND, VIDEO, StandIn, clip, playable
 
 # yt-dlp leaves connections that we break off to the garbage collector, which may come in any test.
 pytestmark = pytest.mark.filterwarnings(
@@ -24,18 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 LINK = f"https://youtu.be/{ID}"
-
-
-@pytest.fixture(scope="module")
-def one_standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    with standin(tmp_path_factory.mktemp("standin")) as one:
-        yield one
-
-
-@pytest.fixture
-def youtube(one_standin: StandIn) -> Iterator[StandIn]:
-    with one_standin.with_video():
-        yield one_standin
 
 
 def refused(status: str, reason: str, subreason: str = "") -> dict[str, object]:
