@@ -42,6 +42,7 @@ from tests.made_models import END_OF_TEXT, FEW_WORDS, of_few_words
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from daily.features import FeaturesConfig
     from tests.youtube_standin import StandIn
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -120,6 +121,22 @@ def youtube(one_standin: "StandIn") -> "Iterator[StandIn]":
     """The stand-in with a video, watched."""
     with one_standin.with_video():
         yield one_standin
+
+
+@pytest.fixture(scope="session")
+def small_day(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> "FeaturesConfig":
+    """A day's features of few clips; what they are made of is there and stays as it is."""
+    from tests.made_features import few_clips
+
+    return few_clips(sample_corpus, tmp_path_factory.mktemp("day"))
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Festival speaks tones, and shards are written by this process."""
+    from tests.made_features import use_stand_ins
+
+    use_stand_ins(monkeypatch)
 
 
 @pytest.fixture(scope="session")

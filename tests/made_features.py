@@ -22,7 +22,7 @@ DAY = "2026-11-23"
 NEXT = "2026-11-24"
 
 
-def small_day(sample_corpus: Path, folder: Path) -> FeaturesConfig:
+def few_clips(sample_corpus: Path, folder: Path) -> FeaturesConfig:
     """Five clips for the day and four for the test split; what they are made of lies in the folder."""
     return FeaturesConfig(
         store=folder / "store",

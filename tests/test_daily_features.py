@@ -25,27 +25,19 @@ from data.records import Shards
 from data.snr import snr_db
 from data.verify import VerifyConfig, verify
 from tests.conftest import REPOSITORY
-from tests.made_features import DAY, NEXT, metadata_folder, small_day, table, tree, use_stand_ins
+from tests.made_features import DAY, NEXT, metadata_folder, table, tree
 
-
-@pytest.fixture(scope="module")
-def made(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> FeaturesConfig:
-    return small_day(sample_corpus, tmp_path_factory.mktemp("made"))
+pytestmark = pytest.mark.usefixtures("stand_ins")
 
 
 @pytest.fixture
-def corpus(made: FeaturesConfig) -> Path:
-    return Path(made.corpus)
+def corpus(small_day: FeaturesConfig) -> Path:
+    return Path(small_day.corpus)
 
 
 @pytest.fixture
-def config(made: FeaturesConfig, tmp_path: Path) -> FeaturesConfig:
-    return replace(made, store=tmp_path / "store")
-
-
-@pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_stand_ins(monkeypatch)
+def config(small_day: FeaturesConfig, tmp_path: Path) -> FeaturesConfig:
+    return replace(small_day, store=tmp_path / "store")
 
 
 def test_a_machine_without_festival_is_told_what_to_install(

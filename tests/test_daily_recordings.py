@@ -11,27 +11,19 @@ from daily.replay import mix
 from daily.store import open_store
 from daily.takes import take_id
 from data.records import Shards
-from tests.made_features import DAY, NEXT, hear, metadata_folder, small_day, table, use_stand_ins
+from tests.made_features import DAY, NEXT, hear, metadata_folder, table
 
-
-@pytest.fixture(scope="module")
-def made(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> FeaturesConfig:
-    return small_day(sample_corpus, tmp_path_factory.mktemp("made"))
+pytestmark = pytest.mark.usefixtures("stand_ins")
 
 
 @pytest.fixture
-def corpus(made: FeaturesConfig) -> Path:
-    return Path(made.corpus)
+def corpus(small_day: FeaturesConfig) -> Path:
+    return Path(small_day.corpus)
 
 
 @pytest.fixture
-def config(made: FeaturesConfig, tmp_path: Path) -> FeaturesConfig:
-    return replace(made, store=tmp_path / "store")
-
-
-@pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_stand_ins(monkeypatch)
+def config(small_day: FeaturesConfig, tmp_path: Path) -> FeaturesConfig:
+    return replace(small_day, store=tmp_path / "store")
 
 
 def test_recordings_are_taken_in_the_same_way_and_none_twice(

@@ -16,22 +16,14 @@ from daily.store import open_store
 from data.errors import UserError
 from data.records import Shards, encode
 from data.verify import VerifyConfig, verify
-from tests.made_features import DAY, NEXT, hear, small_day, tree, use_stand_ins
+from tests.made_features import DAY, NEXT, hear, tree
 
-
-@pytest.fixture(scope="module")
-def made(sample_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> FeaturesConfig:
-    return small_day(sample_corpus, tmp_path_factory.mktemp("made"))
+pytestmark = pytest.mark.usefixtures("stand_ins")
 
 
 @pytest.fixture
-def config(made: FeaturesConfig, tmp_path: Path) -> FeaturesConfig:
-    return replace(made, store=tmp_path / "store")
-
-
-@pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_stand_ins(monkeypatch)
+def config(small_day: FeaturesConfig, tmp_path: Path) -> FeaturesConfig:
+    return replace(small_day, store=tmp_path / "store")
 
 
 def test_a_mixture_holds_the_day_and_a_sample_of_older_days_record_for_record(
