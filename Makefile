@@ -197,6 +197,15 @@ bench-tpu: export TPU_LIBRARY_PATH ?= .cache/libtpu/libtpu/libtpu.so
 bench-tpu: export JAX_PLATFORMS := cpu
 bench-tpu: .cache/libtpu/.ready
 
+# JAX's CUDA plugin compiles for GPUs that are not there; apart for the same reason.
+.cache/cuda/.ready: $(READY) benchmarks/gpu-requirements.txt
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --upgrade --target .cache/cuda -r benchmarks/gpu-requirements.txt
+	@touch $@
+
+bench-gpu: export PYTHONPATH := .cache/cuda
+bench-gpu: export JAX_PLATFORMS := cpu
+bench-gpu: .cache/cuda/.ready
+
 clean:  ## remove what the demo, tests and tools wrote; keep environments, weights, shards and runs
 	rm -rf build demo preview.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache/jax *.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

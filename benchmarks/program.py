@@ -1,8 +1,9 @@
-"""What a program compiled for a TPU moves between the chip and its main memory, and its kernels' schedule, from texts.
+"""What a compiled program moves between the chip and its main memory, and a TPU's kernels' schedule, from texts.
 
 XLA's own count (`cost_analysis`) also has what stays on the chip, and a loop's body once. Here each instruction reads
 its operands and writes its result, but for what lies on the chip (`S(1)` in a layout); loops count as often as they
-run, if the compiler knows it. A fusion that reads a slice of an array, or writes one in place, counts the slice.
+run, if the compiler knows it. A fusion that reads a slice of an array or rows of it, or writes one in place, counts
+those.
 """
 
 import re
@@ -31,6 +32,11 @@ def gigabytes_moved(program: str) -> float:
     """10⁹ bytes between main memory and chip in one run of a compiled program, by its `as_text()`."""
     computations, entry = _computations(program)
     return _moved(computations, entry) / 1e9
+
+
+def operations(program: str) -> int:
+    """Operations that one run launches, most of them kernels; a loop's as often as it runs, once if nobody knows."""
+    return _launched(*_computations(program))
 
 
 def schedule(folder: Path, name: str) -> dict[str, tuple[int, float]]:
@@ -63,14 +69,31 @@ def _computations(program: str) -> tuple[dict[str, list[Instruction]], str]:
     return found, entry
 
 
+def _launched(computations: dict[str, list[Instruction]], name: str) -> int:
+    return sum(
+        _times(one) * _launched(computations, _body(one)) if one.operation == "while" else 1
+        for one in computations[name]
+        if one.operation not in NOTHING_MOVES and not one.operation.endswith("-done")
+    )
+
+
+def _body(loop: Instruction) -> str:
+    found = re.search(r"body=%?([\w.\-]+)", loop.rest)
+    assert found, loop
+    return found[1]
+
+
+def _times(loop: Instruction) -> int:
+    found = re.search(r'trip_count":\{"n":"(\d+)"', loop.rest)
+    return int(found[1]) if found else 1
+
+
 def _moved(computations: dict[str, list[Instruction]], name: str) -> int:
     shapes = {one.name: one.shape for one in computations[name]}
     total = 0
     for one in computations[name]:
         if one.operation == "while":
-            body, times = re.search(r"body=%?([\w.\-]+)", one.rest), re.search(r'trip_count":\{"n":"(\d+)"', one.rest)
-            assert body, one
-            total += (int(times[1]) if times else 1) * _moved(computations, body[1])
+            total += _times(one) * _moved(computations, _body(one))
         elif one.operation.endswith("-start"):
             total += _copied(one.shape)
         elif one.operation not in NOTHING_MOVES and not one.operation.endswith("-done"):
@@ -93,11 +116,15 @@ def _of_instruction(computations: dict[str, list[Instruction]], one: Instruction
         if parameter == written_in_place or not _in_memory(shapes.get(operand, "")):
             continue
         readers = [each for each in fused if parameter in each.operands]
-        if readers and all(each.operation == "dynamic-slice" for each in readers):
+        if readers and all(_reads_part(each, parameter) for each in readers):
             total += sum(_size(each.shape) for each in readers)
         else:
             total += _in_memory(shapes[operand])
     return total
+
+
+def _reads_part(one: Instruction, parameter: str) -> bool:
+    return one.operation == "dynamic-slice" or (one.operation == "gather" and one.operands[0] == parameter)
 
 
 def _parameters(fused: list[Instruction]) -> list[str]:

@@ -1,13 +1,16 @@
-"""What a TPU's program moves, counted by hand; a whole step, compiled for chips that are not there."""
+"""What a compiled program moves, counted by hand; whole steps, compiled for chips that are not there."""
 
 import json
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from benchmarks.tpu_program import gigabytes_moved, schedule
+from benchmarks.gpu import GpuBenchmark, cards
+from benchmarks.program import gigabytes_moved, operations, schedule
+from data.errors import UserError
 from tests.conftest import REPOSITORY, thorough
 from tests.test_readme import environment
 
@@ -62,6 +65,29 @@ def test_what_a_program_moves():
     assert gigabytes_moved(PROGRAM) == pytest.approx((1 + 2 + 1 + 3 * 4) * KB)
 
 
+def test_what_a_program_launches():
+    """Two copies, two sums and three times two fusions; what waits for a copy is none."""
+    assert operations(PROGRAM) == 4 + 3 * 2
+
+
+def test_rows_that_are_looked_up_count_and_not_their_table():
+    """Two rows of 1 kB are read and written, by places of 4 bytes each."""
+    program = """
+%looked_up (param_0.3: f32[9,250], param_1.3: s32[2,1]) -> f32[2,250] {
+  %param_0.3 = f32[9,250]{1,0} parameter(0)
+  %param_1.3 = s32[2,1]{1,0} parameter(1)
+  ROOT %gather.1 = f32[2,250]{1,0} gather(%param_0.3, %param_1.3), offset_dims={1}
+}
+
+ENTRY %main (table: f32[9,250], places: s32[2,1]) -> f32[2,250] {
+  %table = f32[9,250]{1,0} parameter(0)
+  %places = s32[2,1]{1,0} parameter(1)
+  ROOT %rows = f32[2,250]{1,0} fusion(%table, %places), kind=kLoop, calls=%looked_up
+}
+"""
+    assert gigabytes_moved(program) == pytest.approx((2 + 2 + 0.008) * KB)
+
+
 def test_a_kernels_schedule(tmp_path):
     """Instructions by the units they use; of the matrix units there are four. Other operations are left out."""
     head = "2:\ttotal scheduled bundles:  3\n== CAPACTIY:\nMXU, XLU\n    4     3\n== UTILIZATION:\n"
@@ -80,17 +106,64 @@ def test_without_a_tpus_compiler_a_line_says_where_it_comes_from():
     assert "is what `make bench-tpu` fetches" in done.stderr.splitlines()[-1]
 
 
+def test_without_a_gpus_compiler_a_line_says_where_it_comes_from():
+    with pytest.raises(UserError, match="is what `make bench-gpu` fetches"):
+        cards(GpuBenchmark())
+
+
+def test_a_card_that_nobody_described_is_refused():
+    with pytest.raises(UserError, match="--card v100: there are h100, h200, a100, l4, t4"):
+        GpuBenchmark(card="v100")
+
+
+def compiled(device: str, options: str) -> dict[str, Any]:
+    """What `make bench-…` says in its last line of models of one layer."""
+    words = ["make", f"bench-{device}", f"ARGS=--layers 1 {options}"]
+    done = subprocess.run(words, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="these compilers are for x86-64 alone")
+
+
+@on_x86
+def test_a_step_with_our_kernels_compiles_for_a_gpu():
+    """Of so many windows that it has them: without, it moves more than twice as much. The trainer's plan of its memory,
+    which knows no compiler, is an estimate from above."""
+    found = compiled("gpu", "--batch-size 4 --labels 64")
+    assert found["device"] == "1 × NVIDIA H100 80GB HBM3"
+    assert found["ratio"] > 2
+    ours = found["arms"]["ours"]
+    assert 0.5 * ours["memory_on_paper_gb"] < ours["memory_gb"] < ours["memory_on_paper_gb"]
+    assert 0 < ours["mfu_at_most"] < 1
+
+
 @thorough
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="libtpu is for x86-64 alone")
+@on_x86
+@pytest.mark.parametrize(
+    ("options", "most_gb"),
+    [
+        ("--card t4 --batch-size 2 --lora-rank 4 --arms ours", 1.0),
+        ("--batch-size 4 --chips 2 --fsdp 2 --arms ours", 1.0),
+        ("--card a100 --batch-size 2 --num-beams 1", 0.3),
+        ("--num-beams 2", 1.0),
+    ],
+)
+def test_steps_and_decoders_compile_for_gpus(options, most_gb):
+    found = compiled("gpu", options)
+    assert 0 < found.get("arms", {}).get("ours", found)["memory_gb"] < most_gb
+
+
+@thorough
+@on_x86
 @pytest.mark.parametrize(
     ("options", "most_gb"),
     [("--labels 64 --fsdp 2 --arms ours", 1.0), ("--num-beams 1", 0.3), ("--num-beams 2", 0.3)],
 )
 def test_steps_and_decoders_compile_for_two_chips(options, most_gb):
-    """A model of one layer; in a step the chips share its parameters."""
-    words = ["make", "bench-tpu", f"ARGS=--layers 1 --batch-size 2 --chips 2 {options}"]
-    done = subprocess.run(words, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    """A step's chips share the model's parameters."""
+    found = compiled("tpu", f"--batch-size 2 --chips 2 {options}")
     assert found["device"] == "2 × TPU v5 lite"
     assert 0 < found.get("arms", {}).get("ours", found)["memory_gb"] < most_gb
