@@ -26,6 +26,11 @@ class Dropout:
         return self._drop(x, self._config.activation_dropout)
 
     @property
+    def hides(self) -> bool:
+        """Whether hidden states are dropped."""
+        return self._config.dropout > 0
+
+    @property
     def attends(self) -> bool:
         """Whether attention probabilities are dropped, which fused attention cannot."""
         return self._config.attention_dropout > 0

@@ -11,7 +11,7 @@ R rows, D columns, C columns at once, P programs.
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,11 +31,13 @@ class Tiling(NamedTuple):
     columns: int = CHUNK
     programs: int = 0
     """Where sums over rows are kept: so many share all rows; an H100 has 132 processors for them."""
+    rounds: int = 1
+    """Times at least that each takes rows: their sums, which all of them write, are to be few beside what they read."""
 
 
-# The fastest of those tried on an H200.
+# The fastest of those tried on an H200, but for the rounds, which are by count.
 LAYER_NORM = Tiling(rows=1, warps=1)
-LAYER_NORM_BACKWARD = Tiling(rows=1, warps=1, columns=1024, programs=4224)
+LAYER_NORM_BACKWARD = Tiling(rows=1, warps=1, columns=1024, programs=4224, rounds=12)
 BIASED = Tiling(rows=4, warps=4, columns=1024)
 BIASED_BACKWARD = Tiling(rows=1, warps=1, programs=1056)
 
@@ -46,66 +48,75 @@ def layer_norm(x_RD: Array, scale_D: Array, bias_D: Array, epsilon: float) -> Ar
 
     def kernel(x_ref, scale_ref, bias_ref, out_ref):
         row = _row_places(x_ref.shape, LAYER_NORM, pl.program_id(0))
-        normed, _ = _normed(row, [_load(x_ref, *place) for place in row], x_ref.shape[1], epsilon)
-        for place, normed_RC in zip(row, normed, strict=True):
-            _store(out_ref, *place, normed_RC * _load_row(scale_ref, *place) + _load_row(bias_ref, *place))
+        _store_normed(out_ref, row, [_load(x_ref, *place) for place in row], scale_ref, bias_ref, epsilon)
 
-    return _call(
-        "layer_norm",
-        kernel,
-        LAYER_NORM.warps,
-        x_RD,
-        scale_D,
-        bias_D,
-        grid=(pl.cdiv(len(x_RD), LAYER_NORM.rows),),
-        outs=[(x_RD.shape, x_RD.dtype)],
-    )[0]
+    inputs, grid = (x_RD, scale_D, bias_D), (pl.cdiv(len(x_RD), LAYER_NORM.rows),)
+    return _call("layer_norm", kernel, LAYER_NORM.warps, *inputs, grid=grid, outs=[(x_RD.shape, x_RD.dtype)])[0]
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@functools.partial(jax.jit, static_argnums=5)
+def add_layer_norm(
+    x_RD: Array, branch_RD: Array, branch_bias_D: Array, scale_D: Array, bias_D: Array, epsilon: float
+) -> tuple[Array, Array]:
+    """x + branch + its bias, and the layer norm of that, both in x's type."""
+
+    def kernel(x_ref, branch_ref, branch_bias_ref, scale_ref, bias_ref, sum_ref, out_ref):
+        row = _row_places(x_ref.shape, LAYER_NORM, pl.program_id(0))
+        sums = []
+        for place in row:
+            sum_RC = _load(x_ref, *place) + _load(branch_ref, *place) + _load_row(branch_bias_ref, *place)
+            sum_RC = sum_RC.astype(sum_ref.dtype)  # what is normed is what the backward pass will find
+            _store(sum_ref, *place, sum_RC)
+            sums.append(sum_RC.astype(jnp.float32))
+        _store_normed(out_ref, row, sums, scale_ref, bias_ref, epsilon)
+
+    inputs, grid = (x_RD, branch_RD, branch_bias_D, scale_D, bias_D), (pl.cdiv(len(x_RD), LAYER_NORM.rows),)
+    outs = [(x_RD.shape, x_RD.dtype)] * 2
+    sum_RD, normed_RD = _call("add_layer_norm", kernel, LAYER_NORM.warps, *inputs, grid=grid, outs=outs)
+    return sum_RD, normed_RD
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
 def layer_norm_backward(
-    x_RD: Array, grad_RD: Array, beside_RD: Array, scale_D: Array, epsilon: float
-) -> tuple[Array, Array, Array]:
-    """Gradients of x, to which `beside` is added, of scale and of bias, given the result's."""
+    x_RD: Array, grad_RD: Array, beside_RD: Array, scale_D: Array, epsilon: float, had_branch: bool
+) -> tuple[Array, ...]:
+    """Gradients of x, to which `beside` is added, of scale and of bias, given the result's.
+
+    If x had a branch added to it, also of that one's bias: the sum of x's own.
+    """
     rows, width = x_RD.shape
     programs, rounds = _shares(rows, LAYER_NORM_BACKWARD)
     firsts = range(0, width, LAYER_NORM_BACKWARD.columns)
     warps = LAYER_NORM_BACKWARD.warps * pl.next_power_of_2(len(firsts))  # as many numbers a thread for a wider model
+    summed = 3 if had_branch else 2
 
-    def kernel(x_ref, grad_ref, beside_ref, scale_ref, out_ref, grad_scale_ref, grad_bias_ref):
+    def kernel(x_ref, grad_ref, beside_ref, scale_ref, out_ref, sums_ref):
         program = pl.program_id(0)
 
-        def one_round(number: Array, sums: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+        def one_round(number: Array, sums: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
             row = _row_places(x_ref.shape, LAYER_NORM_BACKWARD, program * rounds + number)
             grads = [_load(grad_ref, *place) for place in row]
             normed, factor_R1 = _normed(row, [_load(x_ref, *place) for place in row], width, epsilon)
             scaled = [grad_RC * _load_row(scale_ref, *place) for grad_RC, place in zip(grads, row, strict=True)]
             mean_R1 = _along(scaled) / width
             along_R1 = _along([one * other for one, other in zip(scaled, normed, strict=True)]) / width
-            for place, scaled_RC, normed_RC in zip(row, scaled, normed, strict=True):
-                out_RC = factor_R1 * (scaled_RC - mean_R1 - normed_RC * along_R1)
-                _store(out_ref, *place, out_RC + _load(beside_ref, *place))
-            return [(a + grad * norm, b + grad) for (a, b), grad, norm in zip(sums, grads, normed, strict=True)]
+            added = []
+            for place, grad_RC, scaled_RC, normed_RC in zip(row, grads, scaled, normed, strict=True):
+                out_RC = factor_R1 * (scaled_RC - mean_R1 - normed_RC * along_R1) + _load(beside_ref, *place)
+                _store(out_ref, *place, out_RC)
+                added.append((grad_RC * normed_RC, grad_RC, out_RC)[:summed])
+            return [tuple(map(operator.add, *both)) for both in zip(sums, added, strict=True)]
 
         nothing = jnp.zeros((LAYER_NORM_BACKWARD.rows, LAYER_NORM_BACKWARD.columns), jnp.float32)
-        sums = jax.lax.fori_loop(0, rounds, one_round, [(nothing, nothing)] * len(firsts))
-        for first_column, (grad_scale_RC, grad_bias_RC) in zip(firsts, sums, strict=True):
-            _store_sum(grad_scale_ref, grad_scale_RC, program, first_column)
-            _store_sum(grad_bias_ref, grad_bias_RC, program, first_column)
+        sums = jax.lax.fori_loop(0, rounds, one_round, [(nothing,) * summed] * len(firsts))
+        for first_column, of_columns in zip(firsts, sums, strict=True):
+            for number, sums_RC in enumerate(of_columns):
+                _store_sum(sums_ref, sums_RC, program, first_column, width, number)
 
-    partial = ((programs, width), jnp.float32)
-    out_RD, grad_scale_PD, grad_bias_PD = _call(
-        "layer_norm_backward",
-        kernel,
-        warps,
-        x_RD,
-        grad_RD,
-        beside_RD,
-        scale_D,
-        grid=(programs,),
-        outs=[(x_RD.shape, x_RD.dtype), partial, partial],
-    )
-    return out_RD, grad_scale_PD.sum(0), grad_bias_PD.sum(0)
+    outs = [(x_RD.shape, x_RD.dtype), ((programs, summed * width), jnp.float32)]
+    inputs = (x_RD, grad_RD, beside_RD, scale_D)
+    out_RD, sums_PD = _call("layer_norm_backward", kernel, warps, *inputs, grid=(programs,), outs=outs)
+    return out_RD, *jnp.split(sums_PD.sum(0), summed)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -139,7 +150,7 @@ def biased_backward(
             return sums_RD + out_RD
 
         sums_RD = jax.lax.fori_loop(0, rounds, one_round, jnp.zeros((BIASED_BACKWARD.rows, columns), jnp.float32))
-        _store_sum(grad_bias_ref, sums_RD, program, first_column)
+        _store_sum(grad_bias_ref, sums_RD, program, first_column, width)
 
     grid = (programs, pl.cdiv(width, columns))
     outs = [(x_RD.shape, x_RD.dtype), ((programs, width), jnp.float32)]
@@ -151,7 +162,7 @@ def biased_backward(
 
 def _shares(rows: int, tiling: Tiling) -> tuple[int, int]:
     """Programs that have rows, and how many times each takes some."""
-    rounds = pl.cdiv(rows, tiling.programs * tiling.rows)
+    rounds = max(pl.cdiv(rows, tiling.programs * tiling.rows), tiling.rounds)
     return pl.cdiv(rows, rounds * tiling.rows), rounds
 
 
@@ -183,10 +194,18 @@ def _store(ref: Any, rows_R1: Array, columns_1C: Array, there_RC: Array, value_R
     plgpu.store(ref.at[rows_R1, columns_1C], value_RC.astype(ref.dtype), mask=there_RC)
 
 
-def _store_sum(ref: Any, sums_RC: Array, program: Array, first_column: int | Array) -> None:
-    """A program's sum over its rows, in its row of a table."""
+def _store_sum(
+    ref: Any, sums_RC: Array, program: Array, first_column: int | Array, width: int, number: int = 0
+) -> None:
+    """A program's sum over its rows, in its row of a table of one or several such sums side by side."""
     columns_C = first_column + jnp.arange(sums_RC.shape[1])
-    plgpu.store(ref.at[program, columns_C], sums_RC.sum(0), mask=columns_C < ref.shape[1])
+    plgpu.store(ref.at[program, number * width + columns_C], sums_RC.sum(0), mask=columns_C < width)
+
+
+def _store_normed(ref: Any, row: list[Place], x: list[Array], scale_ref: Any, bias_ref: Any, epsilon: float) -> None:
+    normed, _ = _normed(row, x, ref.shape[1], epsilon)
+    for place, normed_RC in zip(row, normed, strict=True):
+        _store(ref, *place, normed_RC * _load_row(scale_ref, *place) + _load_row(bias_ref, *place))
 
 
 def _along(chunks: list[Array]) -> Float[Array, "R 1"]:
@@ -208,7 +227,7 @@ def _call(
     warps: int,
     *inputs: Array,
     grid: tuple[int, ...],
-    outs: list[tuple[tuple[int, ...], jax.typing.DTypeLike]],
+    outs: Sequence[tuple[tuple[int, ...], jax.typing.DTypeLike]],
 ) -> list[Array]:
     """Arrays of these shapes and types, made by a kernel (interpreted on a CPU, for tests)."""
     varies = jax.typeof(inputs[0]).manual_axis_type  # over which devices, in `shard_map`

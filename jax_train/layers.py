@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,31 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jax_train.cpu_products import product
-from jax_train.ops import add_bias, bias_gelu, layer_norm
+from jax_train.ops import add_bias, add_layer_norm, bias_gelu, layer_norm
 
 INITIAL_STDDEV = 0.02  # Hugging Face's init_std
+
+
+class Branch(NamedTuple):
+    """What a layer adds to the stream: a matrix product and a bias."""
+
+    product: Array
+    bias: Array
+
+    def whole(self) -> Array:
+        """Both added up."""
+        return add_bias(self.product, self.bias)
+
+
+class Stream(NamedTuple):
+    """What goes from layer to layer, and a branch that the next layer norm adds to it, as part of its own pass."""
+
+    x: Array
+    branch: Branch | None = None
+
+    def whole(self) -> Array:
+        """Both added up."""
+        return self.x if self.branch is None else self.x + self.branch.whole()
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -21,11 +43,14 @@ class LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Array) -> Array:
         """The input with mean 0 and variance 1 along its last axis, scaled and shifted."""
-        return self.beside(x)[1]
+        return self.beside(Stream(x))[1]
 
-    def beside(self, x: Array) -> tuple[Array, Array]:
-        """The input, for a layer to add its branch to, and its layer norm."""
-        both: tuple[Array, Array] = layer_norm(x, self.scale[...], self.bias[...])
+    def beside(self, stream: Stream) -> tuple[Array, Array]:
+        """The whole stream, for a layer to add its branch to, and its layer norm."""
+        scale, bias = self.scale[...], self.bias[...]
+        if stream.branch is not None:
+            return add_layer_norm(stream.x, *stream.branch, scale, bias)
+        both: tuple[Array, Array] = layer_norm(stream.x, scale, bias)
         return both
 
 
@@ -52,14 +77,18 @@ class Linear(nnx.Linear):
         """GELU of that."""
         return bias_gelu(self.product(x), self.bias[...])
 
-    def of_biased(self, x: Array, bias: Array) -> Array:
+    def branch(self, x: Array) -> Branch:
+        """What the layer makes of `x`, its bias not added yet."""
+        return Branch(self.product(x), self.bias[...])
+
+    def of_biased(self, x: Array, bias: Array) -> Branch:
         """What the layer makes of `x` plus a bias: its own bias, and the matrix's product with that one, come last."""
         own, bias = self.bias[...].astype(jnp.float32), bias.astype(jnp.float32)
 
         def through(kernel: Array, bias: Array) -> Array:
             return jnp.matmul(bias, kernel.astype(jnp.float32), precision="highest")
 
-        return add_bias(self.product(x), own + self.kernel.into(through, bias))
+        return Branch(self.product(x), own + self.kernel.into(through, bias))
 
     def product(self, x: Array) -> Array:
         """The input times the matrix."""

@@ -18,10 +18,10 @@ from jaxtyping import Array, Float, Int
 from jax_train.attention import attend
 from jax_train.config import WhisperConfig
 from jax_train.dropout import Dropout
-from jax_train.layers import Layers, Remat
+from jax_train.layers import Branch, Layers, Remat, Stream
 from jax_train.ops import twice
 
-Output = TypeVar("Output", Array, tuple[Array, Array])
+Output = TypeVar("Output", Stream, tuple[Stream, Array])
 KeysValues = tuple[Float[Array, "B L H K"], Float[Array, "B L H K"]]
 
 
@@ -60,7 +60,7 @@ class Attention(nnx.Module):
 
     def to_itself(
         self, x_BLD: Float[Array, "B L D"], is_causal: bool = False, dropout: Dropout | None = None
-    ) -> Float[Array, "B L D"]:
+    ) -> Branch:
         """Attention of `x` to `x`."""
         for_queries_BLD, x_BLD = twice(x_BLD)
         return self(for_queries_BLD, x_BLD, is_causal, dropout)[0]
@@ -71,19 +71,20 @@ class Attention(nnx.Module):
         source_BSD: Float[Array, "B S D"],
         is_causal: bool = False,
         dropout: Dropout | None = None,
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S D"]]:
+    ) -> tuple[Branch, Float[Array, "B S D"]]:
         """Attention of `x` to `source`, and `source` for those who read it later (see `ops.twice`)."""
         for_keys_BSD, source_BSD = twice(source_BSD)
         for_values_BSD, source_BSD = twice(source_BSD)
         queries_BLHK, keys_BSHK = self.queries(x_BLD), self._split(self.k_proj(for_keys_BSD))
         if dropout and dropout.attends:
             values_BSHK = self._split(self.v_proj(for_values_BSD))
-            out_BLD = self.output(dropout.attention(queries_BLHK, keys_BSHK, values_BSHK, is_causal))
+            heads_BLHK = dropout.attention(queries_BLHK, keys_BSHK, values_BSHK, is_causal)
+            branch = self.out_proj.branch(_joined(heads_BLHK))
         else:  # a position's weights add up to 1, so that the values' bias comes out as it went in
             values_BSHK = self._split(self.v_proj.product(for_values_BSD))
             heads_BLD = _joined(attend(queries_BLHK, keys_BSHK, values_BSHK, is_causal))
-            out_BLD = self.out_proj.of_biased(heads_BLD, self.v_proj.bias[...])
-        return _hidden(out_BLD, dropout), source_BSD
+            branch = self.out_proj.of_biased(heads_BLD, self.v_proj.bias[...])
+        return branch, source_BSD
 
     def _split(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H K"]:
         return x_BLD.reshape(*x_BLD.shape[:2], self.heads, -1)
@@ -100,14 +101,15 @@ class EncoderLayer(nnx.Module):
         self.fc2 = build.linear(config.encoder_ffn_dim, config.d_model)
         self.final_layer_norm = build.norm(config.d_model)
 
-    def __call__(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
+    def __call__(self, stream: Stream, dropout: Dropout | None = None) -> Stream:
         """The stream after this layer."""
-        x_BSD, normed_BSD = self.self_attn_layer_norm.beside(x_BSD)
-        return self.feed_forward(x_BSD + self.self_attn.to_itself(normed_BSD, dropout=dropout), dropout)
+        x_BSD, normed_BSD = self.self_attn_layer_norm.beside(stream)
+        stream = _added(x_BSD, self.self_attn.to_itself(normed_BSD, dropout=dropout), dropout)
+        return _within_float16(_feed_forward(self, stream, dropout))
 
-    def feed_forward(self, x_BSD: Float[Array, "B S D"], dropout: Dropout | None = None) -> Float[Array, "B S D"]:
+    def feed_forward(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """The layer's second half."""
-        return _within_float16(_feed_forward(self, x_BSD, dropout))
+        return _within_float16(_feed_forward(self, Stream(x_BSD), None)).whole()
 
 
 class DecoderLayer(nnx.Module):
@@ -124,18 +126,18 @@ class DecoderLayer(nnx.Module):
         self.final_layer_norm = build.norm(config.d_model)
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S D"]]:
+        self, stream: Stream, hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
+    ) -> tuple[Stream, Float[Array, "B S D"]]:
         """The stream after this layer, given the encoder's hidden states, and these for the next one."""
-        x_BLD, normed_BLD = self.self_attn_layer_norm.beside(x_BLD)
-        x_BLD = x_BLD + self.self_attn.to_itself(normed_BLD, is_causal=True, dropout=dropout)
-        x_BLD, normed_BLD = self.encoder_attn_layer_norm.beside(x_BLD)
-        heard_BLD, hidden_BSD = self.encoder_attn(normed_BLD, hidden_BSD, dropout=dropout)
-        return self.feed_forward(x_BLD + heard_BLD, dropout), hidden_BSD
+        x_BLD, normed_BLD = self.self_attn_layer_norm.beside(stream)
+        stream = _added(x_BLD, self.self_attn.to_itself(normed_BLD, is_causal=True, dropout=dropout), dropout)
+        x_BLD, normed_BLD = self.encoder_attn_layer_norm.beside(stream)
+        heard, hidden_BSD = self.encoder_attn(normed_BLD, hidden_BSD, dropout=dropout)
+        return _feed_forward(self, _added(x_BLD, heard, dropout), dropout), hidden_BSD
 
-    def feed_forward(self, x_BLD: Float[Array, "B L D"], dropout: Dropout | None = None) -> Float[Array, "B L D"]:
+    def feed_forward(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The layer's last third."""
-        return _feed_forward(self, x_BLD, dropout)
+        return _feed_forward(self, Stream(x_BLD), None).whole()
 
 
 class SinusoidPositions(nnx.Module):
@@ -160,10 +162,10 @@ class Encoder(nnx.Module):
         """Hidden states of log-mel windows; F is at most 3000, S is F / 2."""
         x_BSD = self.convolved(log_mel_BFM)
         positions_SD = self.embed_positions.embedding[...]
-        x_BSD = _hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout)
+        stream = Stream(_hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout))
         for layer in self.layers:
-            x_BSD = _run(self.remat == "layers", functools.partial(layer, dropout=dropout), x_BSD)
-        return self.layer_norm(x_BSD)
+            stream = _run(self.remat == "layers", functools.partial(layer, dropout=dropout), stream)
+        return self.layer_norm.beside(stream)[1]
 
     def convolved(self, log_mel_BFM: Float[Array, "B F M"]) -> Float[Array, "B S D"]:
         """What the layers start from, before positions are added."""
@@ -188,11 +190,11 @@ class Decoder(nnx.Module):
         self, tokens_BL: Int[Array, "B L"], hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
     ) -> Float[Array, "B L D"]:
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
-        x_BLD = _hidden(self.embed(tokens_BL), dropout)
+        stream = Stream(_hidden(self.embed(tokens_BL), dropout))
         for layer in self.layers:
             run = functools.partial(layer, dropout=dropout)
-            x_BLD, hidden_BSD = _run(self.remat == "layers", run, x_BLD, hidden_BSD)
-        return self.layer_norm(x_BLD)
+            stream, hidden_BSD = _run(self.remat == "layers", run, stream, hidden_BSD)
+        return self.layer_norm.beside(stream)[1]
 
     def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Float32 scores over the vocabulary: the token embedding is the output matrix too."""
@@ -225,8 +227,11 @@ class Whisper(nnx.Module):
         return self.decoder.logits(self.decoder(tokens_BL, self.encoder(log_mel_BFM, dropout), dropout))
 
 
-def _run(again: bool, part: Callable[..., Output], *inputs: Array) -> Output:
-    output: Output = (jax.checkpoint(part) if again else part)(*inputs)
+def _run(again: bool, part: Callable[..., Output], stream: Stream, *inputs: Array) -> Output:
+    """What a part makes of the stream. One that is computed again is given a single array of it, as it is kept."""
+    if not again:
+        return part(stream, *inputs)
+    output: Output = jax.checkpoint(lambda x, *inputs: part(Stream(x), *inputs))(stream.whole(), *inputs)
     return output
 
 
@@ -238,21 +243,28 @@ def _hidden(x: Array, dropout: Dropout | None) -> Array:
     return dropout.hidden(x) if dropout else x
 
 
-def _feed_forward(layer: EncoderLayer | DecoderLayer, x: Array, dropout: Dropout | None) -> Array:
-    def added(x: Array) -> Array:
-        x, normed = layer.final_layer_norm.beside(x)
+def _added(x: Array, branch: Branch, dropout: Dropout | None) -> Stream:
+    """The stream `x` with a branch, which dropout wants whole."""
+    if dropout and dropout.hides:
+        return Stream(x + dropout.hidden(branch.whole()))
+    return Stream(x, branch)
+
+
+def _feed_forward(layer: EncoderLayer | DecoderLayer, stream: Stream, dropout: Dropout | None) -> Stream:
+    def added(stream: Stream) -> Stream:
+        x, normed = layer.final_layer_norm.beside(stream)
         inner = layer.fc1.gelu(normed)
-        return x + _hidden(layer.fc2(dropout.activation(inner) if dropout else inner), dropout)
+        return _added(x, layer.fc2.branch(dropout.activation(inner) if dropout else inner), dropout)
 
-    return _run(layer.remat == "feed_forward", added, x)
+    return _run(layer.remat == "feed_forward", added, stream)
 
 
-def _within_float16(x: Array) -> Array:
+def _within_float16(stream: Stream) -> Stream:
     """As Hugging Face's encoder: large models' streams outgrow float16; other types are left alone."""
-    if x.dtype != jnp.float16:
-        return x
+    if stream.x.dtype != jnp.float16:
+        return stream
     most = float(jnp.finfo(jnp.float16).max) - 1000
-    return jnp.clip(x, -most, most)
+    return Stream(jnp.clip(stream.whole(), -most, most))
 
 
 Params = dict[str, Array]

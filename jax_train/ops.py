@@ -60,7 +60,7 @@ def _layer_norm_backward(kept: tuple[Array, Array], grads: tuple[Array, Array]) 
         from jax_train import kernels
 
         grad_x_RD, grad_scale_D, grad_bias_D = kernels.layer_norm_backward(
-            _rows(x_BLD), _rows(grad_BLD), _rows(beside_BLD), scale_D, LAYER_NORM_EPSILON
+            _rows(x_BLD), _rows(grad_BLD), _rows(beside_BLD), scale_D, LAYER_NORM_EPSILON, False
         )
         return grad_x_RD.reshape(x_BLD.shape), grad_scale_D, grad_bias_D
     normed_BLD, factor_BL1 = _normed(_again(x_BLD).astype(jnp.float32))
@@ -73,6 +73,56 @@ def _layer_norm_backward(kept: tuple[Array, Array], grads: tuple[Array, Array]) 
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def add_layer_norm(
+    x_BLD: Float[Array, "B L D"],
+    branch_BLD: Float[Array, "B L D"],
+    branch_bias_D: Float[Array, "D"],
+    scale_D: Float[Array, "D"],
+    bias_D: Float[Array, "D"],
+) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
+    """`x` with a branch and its bias added, and the layer norm of that, as `layer_norm` has it.
+
+    On kernels in one pass, and backwards the sum for the branch's bias in another's. XLA adds branches within a matrix
+    product, which writes over x, of which it makes a copy first.
+    """
+    if _on_kernels(x_BLD):
+        summed: tuple[Array, Array] = _add_layer_norm(x_BLD, branch_BLD, branch_bias_D, scale_D, bias_D)
+        return summed
+    both: tuple[Array, Array] = layer_norm(x_BLD + add_bias(branch_BLD, branch_bias_D), scale_D, bias_D)
+    return both
+
+
+@jax.custom_vjp
+def _add_layer_norm(
+    x_BLD: Array, branch_BLD: Array, branch_bias_D: Array, scale_D: Array, bias_D: Array
+) -> tuple[Array, Array]:
+    from jax_train import kernels
+
+    both = kernels.add_layer_norm(_rows(x_BLD), _rows(branch_BLD), branch_bias_D, scale_D, bias_D, LAYER_NORM_EPSILON)
+    return both[0].reshape(x_BLD.shape), both[1].reshape(x_BLD.shape)
+
+
+def _add_layer_norm_forward(
+    x_BLD: Array, branch_BLD: Array, branch_bias_D: Array, scale_D: Array, bias_D: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    both = _add_layer_norm(x_BLD, branch_BLD, branch_bias_D, scale_D, bias_D)
+    return both, (both[0], scale_D)
+
+
+def _add_layer_norm_backward(kept: tuple[Array, Array], grads: tuple[Array, Array]) -> tuple[Array, ...]:
+    from jax_train import kernels
+
+    (sum_BLD, scale_D), (beside_BLD, grad_BLD) = kept, grads
+    grad_RD, grad_scale_D, grad_bias_D, grad_branch_bias_D = kernels.layer_norm_backward(
+        _rows(sum_BLD), _rows(grad_BLD), _rows(beside_BLD), scale_D, LAYER_NORM_EPSILON, True
+    )
+    grad_sum_BLD = grad_RD.reshape(sum_BLD.shape)
+    return grad_sum_BLD, grad_sum_BLD, grad_branch_bias_D, grad_scale_D, grad_bias_D
+
+
+_add_layer_norm.defvjp(_add_layer_norm_forward, _add_layer_norm_backward)
 
 
 @jax.custom_vjp

@@ -28,8 +28,11 @@ from jax_train.spec_augment import spec_augment, speech_frames, window_keys
 from jax_train.windows import Window
 
 ZERO_FLOOR = -1.5  # log-mel of silence: log10(1e-10) in Whisper's units
-COMPILER_OPTIONS: dict[str, dict[str, bool | str]] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
-"""By backend. With cuBLAS alone for products, they add biases and residuals themselves, which Triton's do not."""
+COMPILER_OPTIONS: dict[str, dict[str, bool | int]] = {
+    "gpu": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
+}
+"""By backend. With cuBLAS alone for products, they add biases and gradients themselves, which Triton's do not. Products
+with the same input are not made one: attention would be given copies of its parts."""
 STEPS_PER_UNIT = 127.5  # of the 8-bit log-mel, see data.log_mel.quantize
 
 

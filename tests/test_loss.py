@@ -1,12 +1,14 @@
 """The loss from hidden states: PyTorch's value and gradients, whatever the chunks."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from jax_train.loss import ROWS, token_loss, vocabulary_loss
+from jax_train.loss import log_total, token_loss, vocabulary_loss
 from jax_train.windows import IGNORE
 
 B, L, D, V = 3, 11, 8, 50
@@ -22,10 +24,12 @@ def example() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize(("chunk", "rows"), [(1, 1), (4, 1), (14, 1), (1000, 1), (4, 16)])
-def test_loss_and_gradients_are_pytorchs_whatever_the_chunks(chunk, rows, label_smoothing, monkeypatch):
-    """1e-5: float32 sums in another order. 14 tokens count, so chunks end within, at and behind them."""
-    monkeypatch.setitem(ROWS, "cpu", rows)
+@pytest.mark.parametrize(("chunk", "backend"), [(1, "cpu"), (4, "cpu"), (14, "cpu"), (1000, "cpu"), (4, "gpu")])
+def test_loss_and_gradients_are_pytorchs_whatever_the_chunks(chunk, backend, label_smoothing, monkeypatch):
+    """1e-5: float32 sums in another order. 14 tokens count, so chunks end within, at and behind them. A GPU's way has
+    more columns than there are words."""
+    as_there = SimpleNamespace(**vars(jax) | {"default_backend": lambda: backend})
+    monkeypatch.setattr("jax_train.loss.jax", as_there)
     x, embedding, labels = example()
 
     def loss(x, embedding):
@@ -63,3 +67,12 @@ def test_float16_keeps_small_gradients_by_the_scale():
 
     assert gradient(2.0**15) == pytest.approx(np.exp(-17), rel=1e-3)  # float16's eleven bits
     assert gradient(1.0) == pytest.approx(2.0**-24)  # its smallest number
+
+
+def test_the_logarithm_of_a_sum_in_one_pass_is_pytorchs():
+    """Also where logits are far apart, as low as they can be, or not there."""
+    logits = 30 * np.random.default_rng(3).standard_normal((5, 501), np.float32)
+    logits[0, 3], logits[1], logits[2, 0] = -np.inf, -1e38, 1e4
+    logits[3, :500] = -np.inf
+    want = torch.logsumexp(torch.tensor(logits), 1).numpy()
+    np.testing.assert_allclose(log_total(logits), want, rtol=1e-6)

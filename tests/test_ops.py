@@ -29,7 +29,7 @@ def on_kernels(monkeypatch):
     """The kernels, interpreted, in parts that do not divide the arrays."""
     monkeypatch.setattr(ops, "_on_kernels", lambda _: True)
     for name in ("LAYER_NORM", "LAYER_NORM_BACKWARD", "BIASED", "BIASED_BACKWARD"):
-        monkeypatch.setattr(kernels, name, getattr(kernels, name)._replace(columns=32, programs=6))
+        monkeypatch.setattr(kernels, name, getattr(kernels, name)._replace(columns=32, programs=6, rounds=20))
 
 
 def torch_layer_norm(x, scale, bias, beside, grad):
@@ -79,6 +79,39 @@ def test_the_layer_norm_kernel_equals_plain_operations(dtype, monkeypatch):
     monkeypatch.setattr(ops, "_on_kernels", lambda _: False)
     (_, want), want_grads = with_gradients(ops.layer_norm, [x, scale, bias], (beside, grad))
     equal_to_rounding([got, *got_grads], [want, *want_grads], HALF[dtype])
+
+
+def test_a_branch_added_before_a_layer_norm_equals_pytorch():
+    x, branch, branch_bias, scale, bias, beside, grad = drawn(6, SHAPE, SHAPE, *[SHAPE[-1:]] * 3, SHAPE, SHAPE)
+    want, want_grads = torch_layer_norm(x + branch + branch_bias, scale, bias, beside, grad)
+    (summed, got), got_grads = with_gradients(ops.add_layer_norm, [x, branch, branch_bias, scale, bias], (beside, grad))
+    np.testing.assert_allclose(summed, x + branch + branch_bias, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    of_sum, of_scale, of_bias = want_grads
+    for got_grad, want_grad in zip(got_grads, [of_sum, of_sum, of_sum.sum((0, 1)), of_scale, of_bias], strict=True):
+        np.testing.assert_allclose(got_grad, want_grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.usefixtures("on_kernels")
+def test_the_kernel_that_adds_a_branch_equals_plain_operations(dtype, monkeypatch):
+    """It adds up in float32, and rounds once; its sum has the layer norm of plain operations."""
+    x, branch, beside, grad = (jnp.asarray(array, dtype) for array in drawn(7, *[SHAPE] * 4))
+    branch_bias, scale, bias = drawn(8, *[SHAPE[-1:]] * 3)
+    inputs = [x, branch, branch_bias, scale, bias]
+    (summed, got), got_grads = with_gradients(ops.add_layer_norm, inputs, (beside, grad))
+    assert np.array_equal(
+        summed, (x.astype(np.float32) + branch.astype(np.float32) + branch_bias[None, None]).astype(dtype)
+    )
+    monkeypatch.setattr(ops, "_on_kernels", lambda _: False)
+    (_, want), want_grads = with_gradients(ops.layer_norm, [summed, scale, bias], (beside, grad))
+    of_sum, of_branch, of_branch_bias, *others = got_grads
+    equal_to_rounding([got, of_sum, *others], [want, *want_grads], HALF[dtype])
+    assert np.array_equal(of_sum, of_branch)
+    rounded = np.asarray(of_sum, np.float32)
+    most = HALF[dtype] * np.abs(rounded).sum((0, 1))
+    assert of_branch_bias.dtype == np.float32
+    assert (np.abs(of_branch_bias - rounded.sum((0, 1))) < most).all()
 
 
 @pytest.mark.parametrize("dtype", HALF)
