@@ -85,16 +85,17 @@ def layer_norm_backward(
     If x had a branch added to it, also of that one's bias: the sum of x's own.
     """
     rows, width = x_RD.shape
-    programs, rounds = _shares(rows, LAYER_NORM_BACKWARD)
-    firsts = range(0, width, LAYER_NORM_BACKWARD.columns)
-    warps = LAYER_NORM_BACKWARD.warps * pl.next_power_of_2(len(firsts))  # as many numbers a thread for a wider model
+    tiling = LAYER_NORM_BACKWARD._replace(columns=min(LAYER_NORM_BACKWARD.columns, pl.next_power_of_2(width)))
+    programs, rounds = _shares(rows, tiling)
+    firsts = range(0, width, tiling.columns)
+    warps = tiling.warps * pl.next_power_of_2(len(firsts))  # as many numbers a thread for a wider model
     summed = 3 if had_branch else 2
 
     def kernel(x_ref, grad_ref, beside_ref, scale_ref, out_ref, sums_ref):
         program = pl.program_id(0)
 
         def one_round(number: Array, sums: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
-            row = _row_places(x_ref.shape, LAYER_NORM_BACKWARD, program * rounds + number)
+            row = _row_places(x_ref.shape, tiling, program * rounds + number)
             grads = [_load(grad_ref, *place) for place in row]
             normed, factor_R1 = _normed(row, [_load(x_ref, *place) for place in row], width, epsilon)
             scaled = [grad_RC * _load_row(scale_ref, *place) for grad_RC, place in zip(grads, row, strict=True)]
@@ -107,7 +108,7 @@ def layer_norm_backward(
                 added.append((grad_RC * normed_RC, grad_RC, out_RC)[:summed])
             return [tuple(map(operator.add, *both)) for both in zip(sums, added, strict=True)]
 
-        nothing = jnp.zeros((LAYER_NORM_BACKWARD.rows, LAYER_NORM_BACKWARD.columns), jnp.float32)
+        nothing = jnp.zeros((tiling.rows, tiling.columns), jnp.float32)
         sums = jax.lax.fori_loop(0, rounds, one_round, [(nothing,) * summed] * len(firsts))
         for first_column, of_columns in zip(firsts, sums, strict=True):
             for number, sums_RC in enumerate(of_columns):
