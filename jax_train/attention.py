@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jax_train import cpu_attention
 from jax_train.precision import has_cudnn_attention, has_tpu_attention
+from jax_train.softmax import top_and_total
 
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
 
@@ -108,9 +109,13 @@ def _one_head(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) -> Array:
 
 def _one_head_forward(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) -> tuple[Array, tuple[Array, ...]]:
     scores_LS = _scores(is_causal, q_LK, k_SK.T)
-    top_L1 = scores_LS.max(-1, keepdims=True)
-    weights_LS = jnp.exp(scores_LS - top_L1)
-    total_L1 = weights_LS.sum(-1, keepdims=True)
+    if _one_by_one():
+        top_L1 = scores_LS.max(-1, keepdims=True)
+        weights_LS = jnp.exp(scores_LS - top_L1)
+        total_L1 = weights_LS.sum(-1, keepdims=True)
+    else:
+        top_L1, total_L1 = (x_L[:, None] for x_L in top_and_total(scores_LS))
+        weights_LS = jnp.exp(scores_LS - top_L1)
     out_LK = _dot(weights_LS.astype(v_SK.dtype), v_SK) / total_L1
     out_LK = out_LK.astype(q_LK.dtype)
     return out_LK, (q_LK, k_SK, v_SK, out_LK, top_L1 + jnp.log(total_L1))

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jax_train.cpu_products import multiply
+from jax_train.softmax import top_and_total
 from jax_train.windows import IGNORE
 
 CHUNKS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
@@ -24,8 +25,6 @@ whole embedding's gradient, for which a fast device would wait."""
 
 ROWS = {"cpu": 1, "gpu": 128, "tpu": 1}
 """Of which the matrix of words has a multiple: 51,865 columns are more than cuBLAS takes without copying them."""
-
-LEAST = float(jnp.finfo(jnp.float32).min)  # no -inf, from which nothing can be taken away
 
 
 def default_chunk() -> int:
@@ -161,22 +160,11 @@ def _of_chunk(
 def _softmax(logits_CV: Float[Array, "C V"]) -> tuple[Float[Array, "C V"], Float[Array, "C 1"]]:
     """The softmax over the last axis, and the logarithm of its denominator."""
     if jax.default_backend() != "cpu":
-        log_total_C1 = log_total(logits_CV)[:, None]
+        top_C, total_C = top_and_total(logits_CV)
+        log_total_C1 = (top_C + jnp.log(total_C))[:, None]
         return jnp.exp(logits_CV - log_total_C1), log_total_C1
     # There XLA would take exponentials again for each use, and one by one where they are summed up.
     most_C1 = logits_CV.max(1, keepdims=True)
     weights_CV = jax.lax.optimization_barrier(jnp.exp(logits_CV - most_C1))
     total_C1 = weights_CV.sum(1, keepdims=True)
     return weights_CV / total_C1, most_C1 + jnp.log(total_C1)
-
-
-def log_total(logits_CV: Float[Array, "C V"]) -> Float[Array, "C"]:
-    """`logsumexp` over the last axis, in one pass: what was summed is scaled anew whenever a larger logit comes."""
-
-    def joined(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
-        most = jnp.maximum(one[0], other[0])
-        return most, one[1] * jnp.exp(one[0] - most) + other[1] * jnp.exp(other[0] - most)
-
-    none = (jnp.float32(LEAST), jnp.float32(0))
-    most_C, total_C = jax.lax.reduce((logits_CV, jnp.ones_like(logits_CV)), none, joined, (1,))
-    return most_C + jnp.log(total_C)
