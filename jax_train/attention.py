@@ -20,6 +20,7 @@ from jax_train.precision import has_cudnn_attention, has_tpu_attention
 from jax_train.softmax import top_and_total
 
 BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
+LARGE_BLOCK = 750  # elsewhere, where each block reads and writes the gradients of all keys and values
 
 
 def attend(
@@ -124,12 +125,14 @@ def _one_head_forward(is_causal: bool, q_LK: Array, k_SK: Array, v_SK: Array) ->
 def _one_head_backward(is_causal: bool, kept: tuple[Array, ...], grad_LK: Array) -> tuple[Array, Array, Array]:
     """Gradients from the output and the log of the softmax's denominator (arXiv 2205.14135, algorithm 4).
 
-    A block of queries at a time: its four arrays of scores stay in the cache, which the forward pass's one does anyway.
+    A block of queries at a time: on a CPU its four arrays of scores stay in the cache, which the forward pass's one
+    does anyway; elsewhere half of them are there at once.
     """
     q_LK, k_SK, v_SK, out_LK, log_total_L1 = kept
     dtype, length = q_LK.dtype, len(q_LK)
     row_L1 = (grad_LK.astype(jnp.float32) * out_LK.astype(jnp.float32)).sum(-1, keepdims=True)
-    block = max(size for size in range(1, min(length, BLOCK) + 1) if length % size == 0)
+    most = min(length, BLOCK if _one_by_one() else LARGE_BLOCK)
+    block = max(size for size in range(1, most + 1) if length % size == 0)
 
     def of_block(sums: tuple[Array, Array], rows: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         grad_k_SK, grad_v_SK = sums
