@@ -5,6 +5,8 @@ of it, however many there are.
 """
 
 import dataclasses
+import functools
+import math
 import signal
 import time
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding
+from tqdm import tqdm
 
 from data.errors import UserError
 from data.records import Shards
@@ -22,6 +25,7 @@ from jax_train.sharding import WINDOWS
 from jax_train.windows import EpochPlan, Prompt, Window, assemble, label_length, plan_epoch
 
 PREFETCHED_BATCHES = 2
+SILENT_SECONDS = 2.0  # of planning, before there is a bar
 
 
 class PlannedWindow(NamedTuple):
@@ -50,12 +54,16 @@ class RunPlan:
         """Global batches of each planned epoch."""
         return [-(-len(epoch) // self.batch_size) for epoch in self.epochs]
 
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """The steps that are done at each epoch's end."""
+        return np.cumsum(self.steps_per_epoch())
+
     def window(self, step: int, column: int) -> PlannedWindow:
         """The window in a column of a global batch."""
-        ends = np.cumsum(self.steps_per_epoch())
-        number = int(np.searchsorted(ends, step, side="right"))
+        number = int(np.searchsorted(self._ends, step, side="right"))
         epoch = self.epochs[number]
-        window = (step - (int(ends[number - 1]) if number else 0)) * self.batch_size + column
+        window = (step - (int(self._ends[number - 1]) if number else 0)) * self.batch_size + column
         if window >= len(epoch):
             none = np.zeros(0, np.int64)
             return PlannedWindow(none, False, none)
@@ -83,13 +91,19 @@ def plan_run(index: dict[str, np.ndarray], config: TrainConfig) -> RunPlan:
 
     if not len(index["id"]):
         raise UserError(f"{config.shards}: the {config.split} split holds no clip; see its rejected.tsv")
-    length = label_length(plan(0), index)
+    first = plan(0)
+    length = label_length(first, index)
     epochs: list[EpochPlan] = []
     steps = 0.0
-    while len(epochs) < config.epochs if not config.steps else steps < config.steps:
-        epochs.append(plan(len(epochs), max_tokens=length))
-        share = 1.0 if config.steps else min(1.0, config.epochs - (len(epochs) - 1))
-        steps += share * -(-len(epochs[-1]) // config.batch_size)
+    about = config.steps / -(-len(first) // config.batch_size) if config.steps else config.epochs
+    with tqdm(
+        desc="plan", unit="epoch", total=math.ceil(about), delay=SILENT_SECONDS, disable=jax.process_index() > 0
+    ) as bar:
+        while len(epochs) < config.epochs if not config.steps else steps < config.steps:
+            epochs.append(plan(len(epochs), max_tokens=length))
+            share = 1.0 if config.steps else min(1.0, config.epochs - (len(epochs) - 1))
+            steps += share * -(-len(epochs[-1]) // config.batch_size)
+            bar.update()
     return RunPlan(epochs, length, config.steps or max(1, round(steps)), config.batch_size)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jax_train.config import TrainConfig
+from jax_train.layers import Branch, Stream
 
 
 class Dropout:
@@ -62,6 +63,18 @@ class Dropout:
 
     def _drop(self, x: Array, rate: float) -> Array:
         return drop(x, rate, self._next()) if rate else x
+
+
+def hidden(x: Array, dropout: Dropout | None) -> Array:
+    """Hidden states, in training as dropout leaves them."""
+    return dropout.hidden(x) if dropout else x
+
+
+def added(x: Array, branch: Branch, dropout: Dropout | None) -> Stream:
+    """The stream `x` with a branch, which dropout wants whole."""
+    if dropout and dropout.hides:
+        return Stream(x + dropout.hidden(branch.whole()))
+    return Stream(x, branch)
 
 
 def drop(x: Array, rate: float, key: PRNGKeyArray) -> Array:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_train.attention import attend
 from jax_train.config import WhisperConfig
-from jax_train.dropout import Dropout
+from jax_train.dropout import Dropout, added, hidden
 from jax_train.layers import Branch, Layers, Remat, Stream
 from jax_train.ops import twice
 
@@ -104,7 +104,7 @@ class EncoderLayer(nnx.Module):
     def __call__(self, stream: Stream, dropout: Dropout | None = None) -> Stream:
         """The stream after this layer."""
         x_BSD, normed_BSD = self.self_attn_layer_norm.beside(stream)
-        stream = _added(x_BSD, self.self_attn.to_itself(normed_BSD, dropout=dropout), dropout)
+        stream = added(x_BSD, self.self_attn.to_itself(normed_BSD, dropout=dropout), dropout)
         return _within_float16(_feed_forward(self, stream, dropout))
 
     def feed_forward(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
@@ -130,10 +130,10 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Stream, Float[Array, "B S D"]]:
         """The stream after this layer, given the encoder's hidden states, and these for the next one."""
         x_BLD, normed_BLD = self.self_attn_layer_norm.beside(stream)
-        stream = _added(x_BLD, self.self_attn.to_itself(normed_BLD, is_causal=True, dropout=dropout), dropout)
+        stream = added(x_BLD, self.self_attn.to_itself(normed_BLD, is_causal=True, dropout=dropout), dropout)
         x_BLD, normed_BLD = self.encoder_attn_layer_norm.beside(stream)
         heard, hidden_BSD = self.encoder_attn(normed_BLD, hidden_BSD, dropout=dropout)
-        return _feed_forward(self, _added(x_BLD, heard, dropout), dropout), hidden_BSD
+        return _feed_forward(self, added(x_BLD, heard, dropout), dropout), hidden_BSD
 
     def feed_forward(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The layer's last third."""
@@ -162,7 +162,7 @@ class Encoder(nnx.Module):
         """Hidden states of log-mel windows; F is at most 3000, S is F / 2."""
         x_BSD = self.convolved(log_mel_BFM)
         positions_SD = self.embed_positions.embedding[...]
-        stream = Stream(_hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout))
+        stream = Stream(hidden(x_BSD + positions_SD[None, : x_BSD.shape[1]].astype(self.dtype), dropout))
         for layer in self.layers:
             stream = _run(self.remat == "layers", functools.partial(layer, dropout=dropout), stream)
         return self.layer_norm.beside(stream)[1]
@@ -190,7 +190,7 @@ class Decoder(nnx.Module):
         self, tokens_BL: Int[Array, "B L"], hidden_BSD: Float[Array, "B S D"], dropout: Dropout | None = None
     ) -> Float[Array, "B L D"]:
         """The decoder's hidden states before the vocabulary, each seeing only the tokens up to its own."""
-        stream = Stream(_hidden(self.embed(tokens_BL), dropout))
+        stream = Stream(hidden(self.embed(tokens_BL), dropout))
         for layer in self.layers:
             run = functools.partial(layer, dropout=dropout)
             stream, hidden_BSD = _run(self.remat == "layers", run, stream, hidden_BSD)
@@ -239,24 +239,13 @@ def _joined(heads_BLHK: Float[Array, "B L H K"]) -> Float[Array, "B L D"]:
     return heads_BLHK.reshape(*heads_BLHK.shape[:2], -1)
 
 
-def _hidden(x: Array, dropout: Dropout | None) -> Array:
-    return dropout.hidden(x) if dropout else x
-
-
-def _added(x: Array, branch: Branch, dropout: Dropout | None) -> Stream:
-    """The stream `x` with a branch, which dropout wants whole."""
-    if dropout and dropout.hides:
-        return Stream(x + dropout.hidden(branch.whole()))
-    return Stream(x, branch)
-
-
 def _feed_forward(layer: EncoderLayer | DecoderLayer, stream: Stream, dropout: Dropout | None) -> Stream:
-    def added(stream: Stream) -> Stream:
+    def part(stream: Stream) -> Stream:
         x, normed = layer.final_layer_norm.beside(stream)
         inner = layer.fc1.gelu(normed)
-        return _added(x, layer.fc2.branch(dropout.activation(inner) if dropout else inner), dropout)
+        return added(x, layer.fc2.branch(dropout.activation(inner) if dropout else inner), dropout)
 
-    return _run(layer.remat == "feed_forward", added, stream)
+    return _run(layer.remat == "feed_forward", part, stream)
 
 
 def _within_float16(stream: Stream) -> Stream:

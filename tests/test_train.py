@@ -143,6 +143,16 @@ def test_epochs_are_counted_in_passes_over_the_clips(config):
         assert sorted(index["id"][rows]) == sorted(set(index["id"]))
 
 
+@pytest.mark.parametrize("options", [{"steps": 0, "epochs": 2.5}, {"steps": 15}])
+def test_a_plan_that_takes_long_shows_how_far_it_is(config, options, monkeypatch, capsys):
+    """40 clips, eight a batch: three epochs are begun either way."""
+    index = Shards.open(config.shards, "train").index
+    monkeypatch.setattr("jax_train.batches.SILENT_SECONDS", 0.0)
+    plan_run(index, dataclasses.replace(config, batch_size=8, windows="padded", **options))
+    assert "plan: 100%" in (said := capsys.readouterr().err)
+    assert "3/3" in said
+
+
 def test_a_runs_windows_are_those_of_its_seed_and_shares(config):
     index = Shards.open(config.shards, "train").index
     shares = {"windows": "packed", "timestamps": 0.5, "single": 0.5}
