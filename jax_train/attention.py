@@ -19,8 +19,9 @@ from jax_train import cpu_attention
 from jax_train.precision import has_cudnn_attention, has_tpu_attention
 from jax_train.softmax import top_and_total
 
-BLOCK = 256  # queries of a block in the CPU's backward pass: 1.5 MB of scores for 1500 keys
-LARGE_BLOCK = 750  # elsewhere, where each block reads and writes the gradients of all keys and values
+BLOCKS = {"cpu": 256, "gpu": 750, "tpu": 256}
+"""Queries of a block in the backward pass: on a CPU 1.5 MB of scores for 1500 keys. A GPU has nowhere to keep them, and
+each block reads and writes the gradients of all keys and values."""
 
 
 def attend(
@@ -126,12 +127,12 @@ def _one_head_backward(is_causal: bool, kept: tuple[Array, ...], grad_LK: Array)
     """Gradients from the output and the log of the softmax's denominator (arXiv 2205.14135, algorithm 4).
 
     A block of queries at a time: on a CPU its four arrays of scores stay in the cache, which the forward pass's one
-    does anyway; elsewhere half of them are there at once.
+    does anyway.
     """
     q_LK, k_SK, v_SK, out_LK, log_total_L1 = kept
     dtype, length = q_LK.dtype, len(q_LK)
     row_L1 = (grad_LK.astype(jnp.float32) * out_LK.astype(jnp.float32)).sum(-1, keepdims=True)
-    most = min(length, BLOCK if _one_by_one() else LARGE_BLOCK)
+    most = min(length, BLOCKS[jax.default_backend()])
     block = max(size for size in range(1, most + 1) if length % size == 0)
 
     def of_block(sums: tuple[Array, Array], rows: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
