@@ -33,9 +33,9 @@ from jax_train.beam_search import beam_search
 from jax_train.config import PUBLISHED, Lora, TrainConfig, WhisperConfig
 from jax_train.decode import on_rows
 from jax_train.decoding_rules import DecodingRules
+from jax_train.device_memory import plan_of_step
 from jax_train.greedy import greedy
 from jax_train.layers import Remat
-from jax_train.memory_plan import memory_plan
 from jax_train.model import Whisper
 from jax_train.optimizer import make_optimizer
 from jax_train.precision import Type
@@ -90,9 +90,9 @@ class Absent:
         both = {"encoder_layers": self.layers, "decoder_layers": self.layers} if self.layers else {}
         return dataclasses.replace(published, **both)
 
-    def settings(self, dtype: Type, lora: Lora) -> TrainConfig:
+    def settings(self, dtype: Type, lora: Lora | None = None) -> TrainConfig:
         """The run's, that would train so."""
-        windows = self.batch_size * self.chips
+        windows, lora = self.batch_size * self.chips, lora or Lora(rank=0)
         return TrainConfig(Path(), Path(), batch_size=windows, compute_dtype=dtype, fsdp=self.fsdp, lora=lora)
 
 
@@ -126,12 +126,11 @@ def abstract_step(config: Absent, mesh: Mesh, settings: TrainConfig) -> tuple[An
     return make_train_step(build, optimizer, mesh, settings), state, batch
 
 
-def compiled(config: Absent, devices: list[Any], chip: Chip, dtype: Type, lora: Lora, arm: Arm) -> dict[str, float]:
+def compiled(config: Absent, settings: TrainConfig, devices: list[Any], chip: Chip, arm: Arm) -> dict[str, float]:
     """What the compiler says of a step, for each chip."""
-    settings = config.settings(dtype, lora)
     with as_if_here(devices), without_kernels() if arm == "plain" else contextlib.nullcontext():
         step, state, batch = abstract_step(config, data_mesh(devices, config.fsdp), settings)
-        on_paper = _on_paper(config, settings, devices[0])
+        on_paper = plan_of_step(settings, config.size, config.labels, config.remat, devices[0], config.chips).total / GB
         started = time.perf_counter()
         program = step.lower(state, batch).compile()
         seconds = time.perf_counter() - started
@@ -153,25 +152,7 @@ def compiled(config: Absent, devices: list[Any], chip: Chip, dtype: Type, lora: 
     }
 
 
-def _on_paper(config: Absent, settings: TrainConfig, device: Any) -> float:
-    """What the trainer reckons with, which knows no compiler (`memory_plan.py`)."""
-    size, dtype, lora = config.size, settings.compute_dtype, settings.lora if settings.lora.rank else None
-    assert dtype != "auto", "decided before"
-    plan = memory_plan(
-        size,
-        lora=lora,
-        batch_size=config.batch_size,
-        tokens=config.labels,
-        weights_dtype=lora.frozen_dtype if lora else "float32",
-        compute_dtype=dtype,
-        remat=config.remat,
-        fused_attention=precision.fuses_attention(device, dtype, size.d_model // size.encoder_attention_heads),
-        fsdp=config.fsdp,
-    )
-    return plan.total / GB
-
-
-def decoder(config: Absent, devices: list[Any], dtype: Type) -> dict[str, float]:
+def decoder(config: Absent, devices: list[Any], dtype: str) -> dict[str, float]:
     """What the compiler says of decoding windows of 30 s, of each chip."""
     mesh = Mesh(np.asarray(devices), ("data",))
     search = functools.partial(beam_search, num_beams=config.num_beams) if config.num_beams > 1 else greedy
@@ -189,17 +170,15 @@ def decoder(config: Absent, devices: list[Any], dtype: Type) -> dict[str, float]
     return {"compile_seconds": time.perf_counter() - started, "memory_gb": memory}
 
 
-def report(
-    config: Absent, name: str, kind: str, devices: list[Any], chip: Chip, dtype: Type, lora: Lora | None = None
-) -> None:
-    """Print what is asked for, of chips of a kind."""
-    lora = lora or Lora(rank=0)
+def report(name: str, config: Absent, settings: TrainConfig, devices: list[Any], chip: Chip) -> None:
+    """Print what is asked for, of devices of one kind."""
+    kind, dtype = f"{config.chips} × {devices[0].device_kind}", settings.compute_dtype
     if config.num_beams:
         figures = decoder(config, devices, dtype)
         print(f"decoding, {config.model}, {config.batch_size} windows a chip, compiled for {kind}: {figures}")
         print(result_line(f"{name}: decoding", "GB", figures["memory_gb"], None, more={"device": kind, **figures}))
         return
-    arms = {arm: compiled(config, devices, chip, dtype, lora, arm) for arm in config.arms}
+    arms = {arm: compiled(config, settings, devices, chip, arm) for arm in config.arms}
     print(f"{config.model}, {config.batch_size} windows a chip, {dtype}, compiled for {kind}; nothing was run")
     for row in next(iter(arms.values())):
         print(f"  {row:20}" + "".join(f"  {arm} {figures[row]:9.4g}" for arm, figures in arms.items()))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import tyro
-from jax._src.cudnn import fused_attention_stablehlo
+from jax._src.cudnn import fused_attention_stablehlo  # asks the library for its version; nothing public tells it
 from jax.experimental import topologies
 
 from benchmarks.absent import Absent, Chip, report
@@ -106,7 +106,7 @@ def cards(config: GpuBenchmark) -> list[Any]:
     described = {"target_config": CARDS[config.card].description(), "topology": f"1x1x{config.chips}"}
     try:
         return list(topologies.get_topology_desc(platform="cuda", **described).devices)
-    except (RuntimeError, NotImplementedError) as error:
+    except NotImplementedError as error:  # what JAX says of a platform for which it has no plugin
         raise UserError(
             f"--card {config.card}: {error}; JAX's CUDA plugin, which compiles for it, is what `make bench-gpu` fetches"
         ) from error
@@ -120,7 +120,7 @@ def main() -> None:
     lora = Lora(config.lora_rank, frozen_dtype=dtype if config.lora_rank else "float32")
     chip = Chip(card.memory_gb, card.gigabytes_per_second)
     with mock.patch.object(fused_attention_stablehlo, "check_cudnn_version", return_value=CUDNN):  # without the library
-        report(config, "gpu", f"{config.chips} × {devices[0].device_kind}", devices, chip, dtype, lora)
+        report("gpu", config, config.settings(dtype, lora), devices, chip)
 
 
 if __name__ == "__main__":

@@ -104,9 +104,8 @@ def main() -> None:
         print(result_line("tpu: attention", "cycles a window and layer", total, None, more={"kernels": found}))
         return
     devices = slice_of(config)
-    kind = devices[0].device_kind
-    chip = next(chip for name, chip in CHIPS.items() if name in kind)
-    report(config, "tpu", f"{config.chips} × {kind}", devices, chip, "bfloat16")
+    chip = next(chip for name, chip in CHIPS.items() if name in devices[0].device_kind)
+    report("tpu", config, config.settings("bfloat16"), devices, chip)
 
 
 if __name__ == "__main__":

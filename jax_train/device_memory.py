@@ -16,7 +16,7 @@ from data.errors import UserError
 from jax_train.config import TrainConfig, WhisperConfig
 from jax_train.gathering import gathered_bytes
 from jax_train.layers import Remat
-from jax_train.memory_plan import memory_plan
+from jax_train.memory_plan import MemoryPlan, memory_plan
 from jax_train.optimizer import make_optimizer, trained
 from jax_train.precision import fuses_attention
 from jax_train.processes import of_all_processes
@@ -94,29 +94,35 @@ def remat_that_fits(config: TrainConfig, model: WhisperConfig, tokens: int) -> R
     room = of_all_processes(_room() or 0).min()  # all of them run the same program
     if not room:
         return "none"
-    device, lora = jax.local_devices()[0], config.lora if config.lora.rank else None
-    assert config.compute_dtype != "auto", "decided before"
-    head_size = model.d_model // model.encoder_attention_heads
     for remat in get_args(Remat):
-        plan = memory_plan(
-            model,
-            lora=lora,
-            batch_size=config.batch_size // jax.device_count() // config.gradient_accumulation_steps,
-            tokens=tokens,
-            weights_dtype=lora.frozen_dtype if lora else "float32",
-            compute_dtype=config.compute_dtype,
-            remat=remat,
-            fused_attention=fuses_attention(device, config.compute_dtype, head_size) and not config.attention_dropout,
-            fsdp=config.fsdp,
-            freeze=config.freeze,
-            optimizer=make_optimizer(config, lambda _: jnp.float32(0)),
-            averages=config.ema_decay > 0,
-        )
-        if plan.total <= room:
+        if plan_of_step(config, model, tokens, remat, jax.local_devices()[0], jax.device_count()).total <= room:
             break
     if remat != "none" and not jax.process_index():
         print(f"--remat {remat}: with less the step would not fit {room / GIGABYTE:.1f} GB, on paper")
     return remat
+
+
+def plan_of_step(
+    config: TrainConfig, model: WhisperConfig, tokens: int, remat: Remat, device: Any, devices: int
+) -> MemoryPlan:
+    """What a run's step of windows of `tokens` labels takes of each of so many devices like `device`, on paper."""
+    lora = config.lora if config.lora.rank else None
+    assert config.compute_dtype != "auto", "decided before"
+    head_size = model.d_model // model.encoder_attention_heads
+    return memory_plan(
+        model,
+        lora=lora,
+        batch_size=config.batch_size // devices // config.gradient_accumulation_steps,
+        tokens=tokens,
+        weights_dtype=lora.frozen_dtype if lora else "float32",
+        compute_dtype=config.compute_dtype,
+        remat=remat,
+        fused_attention=fuses_attention(device, config.compute_dtype, head_size) and not config.attention_dropout,
+        fsdp=config.fsdp,
+        freeze=config.freeze,
+        optimizer=make_optimizer(config, lambda _: jnp.float32(0)),
+        averages=config.ema_decay > 0,
+    )
 
 
 def _room() -> int | None:

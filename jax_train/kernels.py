@@ -4,7 +4,7 @@ A layer norm's backward pass needs sums along both axes, a biased GELU's along o
 0.67 and 0.76 ms for 64 windows of Whisper small on an H200, where these take 0.19 and 0.47, and reading and writing
 everything once would take 0.14 and 0.41 (docs/performance.md). A program takes a part of the rows, a few at a time,
 and keeps the sums over its rows to itself; those of all programs are added up outside. Each is compiled by itself
-(`jit`), so that it is translated once for each shape, not for each layer: small's step has 12 of them, and not 176.
+(`jit`), so that it is translated once for each shape, not for each layer: small's step has 16 of them.
 
 R rows, D columns, C columns at once, P programs.
 """
